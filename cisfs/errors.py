@@ -1,0 +1,103 @@
+"""Every exception that cisfs raises on purpose, with the exit code each one ends a command with.
+
+Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
+
+    CisfsError                        1   anything else that went wrong, said in one line
+    +-- UsageError                    2   the command line asks for something that cannot be
+    +-- NotAVaultError               10   there is no vault (or layer) at that path
+    +-- FormatError                  11   bytes that cisfs never writes: damaged or truncated
+    |   +-- UnsupportedVersionError  13   written by a newer cisfs
+    +-- IntegrityError               16   well-formed, but no key holder wrote it: forged
+    +-- WrongKeyError                12   the passphrase or key offered opens no key slot
+    +-- NoKeyError                   14   no passphrase or key was offered at all
+    +-- BusyError                    15   in use: locked by another mount or command
+    +-- MountError                   17   the mount point will not do, or mounting failed
+    |   +-- NoFuseError              18   this machine or container has no usable /dev/fuse
+    +-- DamageFound                  19   `verify` ran to its end and found damage
+    +-- EngineError                 125   `run` itself failed before the container's command began
+
+Exit codes are part of the interface: scripts test for them, and none is ever reused.  A caller's
+own mistake raises ValueError, and the operating system's errors pass through as OSError.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CisfsError(Exception):
+    """Base of all: one line that names the object and the next step, and an exit code."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(CisfsError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class NotAVaultError(CisfsError):
+    """There is no vault at that path."""
+
+    exit_code = 10
+
+
+class FormatError(CisfsError):
+    """Bytes that no version of cisfs writes: damaged, truncated or foreign."""
+
+    exit_code = 11
+
+
+class WrongKeyError(CisfsError):
+    """The passphrase or key offered opens no key slot."""
+
+    exit_code = 12
+
+
+class UnsupportedVersionError(FormatError):
+    """Well-formed as far as can be told, and written by a newer cisfs."""
+
+    exit_code = 13
+
+
+class NoKeyError(CisfsError):
+    """No passphrase or key was offered, and there is no terminal to ask at."""
+
+    exit_code = 14
+
+
+class BusyError(CisfsError):
+    """Another mount or command holds the vault."""
+
+    exit_code = 15
+
+
+class IntegrityError(CisfsError):
+    """Well-formed bytes that no key holder wrote: altered, moved or forged."""
+
+    exit_code = 16
+
+
+class MountError(CisfsError):
+    """The mount point will not do, or mounting or unmounting failed."""
+
+    exit_code = 17
+
+
+class NoFuseError(MountError):
+    """This machine or container has no usable /dev/fuse."""
+
+    exit_code = 18
+
+
+class DamageFound(CisfsError):
+    """`verify` ran to its end and found damage, all of it named already."""
+
+    exit_code = 19
+
+
+class EngineError(CisfsError):
+    """`run` failed before the container's command began; docker's 125."""
+
+    exit_code = 125
