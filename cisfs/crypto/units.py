@@ -1,0 +1,75 @@
+"""Data units: AES-256-XTS (IEEE 1619, NIST SP 800-38E) and keyed BLAKE3 tags under one file's keys.
+
+Does not know where a unit lies or what file it belongs to; the caller gives the unit number.
+A UnitCipher holds no mutable state; safe from several threads.
+"""
+
+from __future__ import annotations
+
+import struct
+from hmac import compare_digest
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+TAG_SIZE = 16
+BLOCK_SIZE = 16
+
+# What a tag speaks of; the context that ends every tag's input is <number, kind, level>.
+_KIND_UNIT = 0
+_KIND_END = 1
+_KIND_HOLE = 2
+_CONTEXT = struct.Struct("<QBB6x")
+_TWEAK = struct.Struct("<QQ")
+
+
+class UnitCipher:
+    """Encrypts, decrypts and tags the data units of one file.
+
+    Every length of ciphertext is a multiple of 16 bytes, so no ciphertext is ever stolen and each
+    block stands alone; a shorter plaintext is padded with zeros by the caller.
+    """
+
+    __slots__ = ("_aes", "_tag_key")
+
+    def __init__(self, xts_key: bytes, tag_key: bytes) -> None:
+        """Take the 64-byte XTS key (two AES-256 keys) and the 32-byte tag key."""
+        self._aes = algorithms.AES(xts_key)
+        self._tag_key = tag_key
+
+    # One unit is one context and one update: `cryptography` restarts the tweak at each update of
+    # an XTS context, which tests/vectors/test_xts.py shows.
+
+    def encrypt_into(
+        self, unit: int, plain: bytes | memoryview, out: bytearray | memoryview
+    ) -> None:
+        """Encrypt one unit into `out`, which is at least as long; a multiple of 16 bytes."""
+        mode = modes.XTS(_TWEAK.pack(unit, 0))
+        Cipher(self._aes, mode).encryptor().update_into(plain, out)
+
+    def decrypt_into(
+        self, unit: int, cipher: bytes | memoryview, out: bytearray | memoryview
+    ) -> None:
+        """Decrypt one unit into `out`, which is at least as long; its tag was checked before."""
+        mode = modes.XTS(_TWEAK.pack(unit, 0))
+        Cipher(self._aes, mode).decryptor().update_into(cipher, out)
+
+    def tag(self, unit: int, cipher: bytes | memoryview) -> bytes:
+        """Return the 16-byte tag over a unit's ciphertext, its number and (implied) its length."""
+        hasher = blake3(cipher, key=self._tag_key)
+        hasher.update(_CONTEXT.pack(unit, _KIND_UNIT, 0))
+        return hasher.digest(TAG_SIZE)
+
+    def verify(self, unit: int, cipher: bytes | memoryview, tag: bytes | memoryview) -> bool:
+        """Tell in constant time whether `tag` is the tag of this ciphertext at this number."""
+        return compare_digest(self.tag(unit, cipher), tag)
+
+    def end_tag(self, plain_size: int) -> bytes:
+        """Return the 16-byte tag that says: the file ends here, with `plain_size` bytes."""
+        context = _CONTEXT.pack(plain_size, _KIND_END, 0)
+        return blake3(context, key=self._tag_key).digest(TAG_SIZE)
+
+    def hole_tag(self, unit: int, level: int) -> bytes:
+        """Return the 16-byte tag that says: `2**level` units from `unit` on are a hole."""
+        context = _CONTEXT.pack(unit, _KIND_HOLE, level)
+        return blake3(context, key=self._tag_key).digest(TAG_SIZE)
