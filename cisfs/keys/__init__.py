@@ -1,0 +1,1 @@
+"""Passphrases and key files, and the key slots that they open."""

@@ -1,0 +1,155 @@
+"""Where a passphrase or key comes from: a file, a command, the environment's file name, a terminal.
+
+Never from argv or an environment variable's value.  Does not know what a credential opens
+(`cisfs.keys.slots`).  Reads each source once, when asked; not for several threads at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cisfs.crypto.keys import KEY_SIZE
+from cisfs.errors import NoKeyError, UsageError
+
+FILE_VARIABLE = "CISFS_PASSPHRASE_FILE"
+MAX_SECRET_SIZE = 1 << 16  # bytes; a longer file is surely not a passphrase
+
+
+@dataclass(frozen=True, slots=True)
+class Passphrase:
+    """A passphrase, as bytes without the line end it was read with."""
+
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RawKey:
+    """The 32 bytes of a key file."""
+
+    secret: bytes = field(repr=False)
+
+
+Credential = Passphrase | RawKey
+
+
+def add_key_options(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the options that name a credential; at most one may be used."""
+    group = parser.add_argument_group(
+        "key",
+        f"Without any of these, ${FILE_VARIABLE} names the passphrase file; "
+        "failing that, the passphrase is asked for on the terminal.",
+    )
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
+        "--passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help='read the passphrase from the first line of FILE ("-": standard input)',
+    )
+    one.add_argument(
+        "--passphrase-command",
+        metavar="COMMAND",
+        help="run COMMAND through the shell's word splitting and read the passphrase it prints",
+    )
+    one.add_argument(
+        "--key-file",
+        metavar="FILE",
+        type=Path,
+        help=f"use the {KEY_SIZE} random bytes in FILE; make one with: "
+        f"(umask 077; head -c {KEY_SIZE} /dev/urandom > FILE)",
+    )
+
+
+def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = False) -> Credential:
+    """Return the credential that the options in `args` name, or ask for one.
+
+    `purpose` is the prompt's words; with `confirm` a typed passphrase is asked for twice.
+    Raises NoKeyError when nothing was offered, UsageError for a source that will not do.
+    """
+    if args.key_file is not None:
+        return RawKey(_key_file(args.key_file))
+    if args.passphrase_command is not None:
+        return Passphrase(_from_command(args.passphrase_command))
+    named = args.passphrase_file
+    if named is None and os.environ.get(FILE_VARIABLE):
+        named = Path(os.environ[FILE_VARIABLE])
+    if named is not None:
+        return Passphrase(_first_line(_read(named, "passphrase file"), f"passphrase file {named}"))
+    return Passphrase(_ask(purpose, confirm))
+
+
+def _key_file(path: Path) -> bytes:
+    key = _read(path, "key file")
+    if len(key) != KEY_SIZE:
+        raise UsageError(
+            f"key file {path} has {len(key)} bytes instead of {KEY_SIZE}; make one with: "
+            f"(umask 077; head -c {KEY_SIZE} /dev/urandom > FILE)"
+        )
+    return key
+
+
+def _read(path: Path, what: str) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read(MAX_SECRET_SIZE + 1)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            # A pipe (`<(pass show vault)`) has no readers to shut out; a file that others can
+            # read is said to be so, but it is the user's to decide.
+            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
+                print(
+                    f"cisfs: warning: others can read {what} {path}; chmod 600 it",
+                    file=sys.stderr,
+                )
+            data = file.read(MAX_SECRET_SIZE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
+    if len(data) > MAX_SECRET_SIZE:
+        raise UsageError(f"{what} {path} is too long")
+    return data
+
+
+def _first_line(data: bytes, where: str) -> bytes:
+    line = data.split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
+        raise UsageError(f"no passphrase: the first line of the {where} is empty")
+    return line
+
+
+def _from_command(command: str) -> bytes:
+    try:
+        words = shlex.split(command)
+        done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
+    except (OSError, ValueError, IndexError) as error:
+        raise UsageError(f"cannot run the passphrase command: {error}") from None
+    if done.returncode:
+        raise UsageError(f"the passphrase command failed with status {done.returncode}")
+    return _first_line(done.stdout, "passphrase command's output")
+
+
+def _ask(purpose: str, confirm: bool) -> bytes:
+    try:
+        with open("/dev/tty", "rb"):
+            pass
+    except OSError:
+        raise NoKeyError(
+            "no passphrase or key: use --passphrase-file, --passphrase-command or --key-file, "
+            f"or set {FILE_VARIABLE}"
+        ) from None
+    try:
+        typed = getpass.getpass(f"{purpose}: ")
+        if confirm and getpass.getpass("the same again: ") != typed:
+            raise UsageError("the two passphrases differ; nothing was done")
+    except EOFError:
+        raise NoKeyError("no passphrase was typed") from None
+    if not typed:
+        raise NoKeyError("no passphrase was typed")
+    return typed.encode("utf-8", "surrogateescape")

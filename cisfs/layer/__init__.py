@@ -1,0 +1,1 @@
+"""Vaults as objects: files, trees, journal, verify; synchronous, knows no FUSE."""

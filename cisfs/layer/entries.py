@@ -1,0 +1,229 @@
+"""Making, linking, moving and removing directory entries in the backing tree.
+
+Each method changes the backing directories first and the node table after it succeeded.  Knows
+names and nodes, and nothing of files' contents but how an empty one is made.  One thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cisfs.format import names as spelling
+from cisfs.format.names import DIRECTORY_FILE, TARGET_MAX, TARGET_NONCE_SIZE
+from cisfs.layer.directory import create_id, write_id
+from cisfs.layer.file import EncryptedFile
+from cisfs.layer.nodes import Node, NodeTable
+from cisfs.layer.places import Places
+from cisfs.layer.vault import Vault
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Caller(NamedTuple):
+    """Who asks: new objects become theirs."""
+
+    uid: int
+    gid: int
+
+
+class Entries:
+    """The directory entries of one vault."""
+
+    def __init__(self, vault: Vault, table: NodeTable, places: Places) -> None:
+        self._vault = vault
+        self._table = table
+        self._places = places
+        self._is_root = os.geteuid() == 0
+        self._me = Caller(os.geteuid(), os.getegid())
+
+    def make_file(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a regular file; its node holds it open for reading and writing."""
+        with self._making(directory, name) as (fd, stored):
+            file_fd = os.open(stored, _CREATE_FLAGS, stat.S_IMODE(mode), dir_fd=fd)
+            try:
+                file = EncryptedFile.create(file_fd, self._vault.context)
+                self._give(directory, stored, mode, caller)
+                status = os.fstat(file_fd)
+            except BaseException:
+                os.close(file_fd)
+                os.unlink(stored, dir_fd=fd)
+                raise
+        node = self._table.enter(status, directory, stored)
+        node.file, node.bare = file, True
+        self._table.attr(node, status)
+        return node
+
+    def make_special(
+        self, directory: Node, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> Node:
+        """Make a FIFO, socket or device."""
+        with self._making(directory, name) as (fd, stored):
+            os.mknod(stored, mode, rdev, dir_fd=fd)
+            self._give(directory, stored, mode, caller)
+        return self._enter(directory, stored)
+
+    def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a directory, with an id of its own."""
+        with self._making(directory, name) as (fd, stored):
+            os.mkdir(stored, stat.S_IMODE(mode), dir_fd=fd)
+        node = self._enter(directory, stored)
+        try:
+            node.dir_id = create_id(self._places.fd(node))
+            self._give(directory, stored, 0, caller)
+        except OSError:
+            # A full disk can give a directory and not its id; an id can be given later, too, but
+            # the caller is to know that this failed.
+            with contextlib.suppress(OSError):
+                self._remove_backing(directory, stored, node)
+            self._left(directory, stored)
+            raise
+        node.bare = True
+        self._places.is_new(node)
+        self._table.attr(node, self._places.status(node))
+        return node
+
+    def make_symlink(self, directory: Node, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symlink; OSError ENAMETOOLONG for a target of more than 3039 bytes."""
+        if len(target) > TARGET_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        nonce = secrets.token_bytes(TARGET_NONCE_SIZE)
+        text = spelling.encode(nonce + self._vault.names.encrypt_target(nonce, target))
+        with self._making(directory, name) as (fd, stored):
+            os.symlink(text, stored, dir_fd=fd)
+            self._give(directory, stored, 0, caller)
+        return self._enter(directory, stored)
+
+    def link(self, node: Node, directory: Node, name: bytes) -> None:
+        """Make a hard link to `node`."""
+        with self._making(directory, name) as (fd, stored):
+            # The directory of the old name may be closed to make room for the new one's.
+            old_fd, old = self._places.at(node)
+            fd = self._places.fd(directory)
+            os.link(old, stored, src_dir_fd=old_fd, dst_dir_fd=fd, follow_symlinks=False)
+        self._table.link(node, directory, stored)
+
+    def unlink(self, directory: Node, name: bytes) -> None:
+        """Remove an entry that is not a directory."""
+        stored = self._places.stored(directory, name)
+        os.unlink(stored, dir_fd=self._places.fd(directory))
+        self._left(directory, stored)
+
+    def rmdir(self, directory: Node, name: bytes) -> None:
+        """Remove an empty directory."""
+        stored = self._places.stored(directory, name)
+        node = self._enter(directory, stored)
+        if not node.is_directory:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._remove_backing(directory, stored, node)
+        self._left(directory, stored)
+
+    def rename(
+        self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int
+    ) -> None:
+        """renameat2(2), with NOREPLACE, EXCHANGE and WHITEOUT."""
+        old = self._places.stored(source, old_name)
+        with self._making(target, new_name) as (_, new):
+            self._rename_backing(source, old, target, new, flags)
+        source.listing = None
+        moved = self._table.unlink(source, old)
+        if flags & RENAME_EXCHANGE:
+            other = self._table.unlink(target, new)
+            if other is not None:
+                self._table.link(other, source, old)
+        else:
+            self._gone(target, new)
+            if not flags & RENAME_WHITEOUT:
+                self._places.discard(source, old)
+        if moved is not None:
+            self._table.link(moved, target, new)
+
+    # -- the backing side ------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _making(self, directory: Node, name: bytes) -> Iterator[tuple[int, bytes]]:
+        """Prepare a new entry, and clean up after it when it cannot be made."""
+        stored = self._places.prepare(directory, name)
+        try:
+            yield self._places.fd(directory), stored
+        except BaseException:
+            self._places.discard(directory, stored)
+            raise
+
+    def _enter(self, directory: Node, stored: bytes) -> Node:
+        status = self._places.look(directory, stored)
+        node = self._table.enter(status, directory, stored)
+        self._table.attr(node, status)
+        return node
+
+    def _give(self, directory: Node, stored: bytes, mode: int, caller: Caller) -> None:
+        """Give a new object to the caller; the set-id bits that this clears are set again."""
+        if not self._is_root or caller == self._me:
+            return
+        fd = self._places.fd(directory)
+        gid = -1 if directory.setgid else caller.gid
+        os.chown(stored, caller.uid, gid, dir_fd=fd, follow_symlinks=False)
+        if mode & _SET_ID and not stat.S_ISLNK(mode):
+            os.chmod(stored, stat.S_IMODE(mode), dir_fd=fd)
+
+    def _remove_backing(self, directory: Node, stored: bytes, node: Node) -> None:
+        """rmdir(2) of a directory that may hold nothing but its id, put back if that fails."""
+        if not self._places.is_empty(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        fd = self._places.fd(node)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(DIRECTORY_FILE, dir_fd=fd)
+        try:
+            os.rmdir(stored, dir_fd=self._places.fd(directory))
+        except OSError:
+            if node.dir_id is not None:
+                write_id(self._places.fd(node), node.dir_id)
+            raise
+
+    def _rename_backing(
+        self, source: Node, old: bytes, target: Node, new: bytes, flags: int
+    ) -> None:
+        try:
+            self._renameat2(source, old, target, new, flags)
+            return
+        except OSError as error:
+            if flags or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        # A directory may replace an empty one, but no backing directory is empty: the two change
+        # places, and then the one that is to go is removed.
+        node = self._enter(target, new)
+        if not self._places.is_empty(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        self._renameat2(source, old, target, new, RENAME_EXCHANGE)
+        os.unlink(DIRECTORY_FILE, dir_fd=self._places.fd(node))
+        os.rmdir(old, dir_fd=self._places.fd(source))
+
+    def _renameat2(self, source: Node, old: bytes, target: Node, new: bytes, flags: int) -> None:
+        old_fd = self._places.fd(source)
+        new_fd = self._places.fd(target)
+        if not flags:
+            os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+        elif _libc.renameat2(old_fd, old, new_fd, new, flags):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def _left(self, directory: Node, stored: bytes) -> None:
+        self._places.discard(directory, stored)
+        self._gone(directory, stored)
+
+    def _gone(self, directory: Node, stored: bytes) -> None:
+        node = self._table.unlink(directory, stored)
+        if node is not None:
+            self._table.removed(node)

@@ -1,0 +1,228 @@
+"""A vault on disk: making one, opening one with a key, its lock.
+
+docs/FORMAT.md, section 2.  Does not know nodes or FUSE; `cisfs.layer.tree` is the file system in
+it.  One thread at a time; an opened vault survives fork, and the lock goes with the last copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from hmac import compare_digest
+from hmac import digest as hmac_digest
+from pathlib import Path
+from typing import Self
+
+from cisfs.crypto.keys import ID_SIZE, SecretKey, VaultKeys
+from cisfs.crypto.names import NameCipher
+from cisfs.errors import (
+    BusyError,
+    FormatError,
+    IntegrityError,
+    NotAVaultError,
+    UnsupportedVersionError,
+    UsageError,
+)
+from cisfs.format import config as form
+from cisfs.format.config import VaultConfig
+from cisfs.format.names import VAULT_FILE
+from cisfs.keys.credentials import Credential
+from cisfs.keys.slots import new_slot, open_slots
+from cisfs.layer.directory import READ_FLAGS, StoredNames, create_id, read_id, sync_id
+from cisfs.layer.file import FileContext
+from cisfs.layer.journal import Journal, read_left_over
+from cisfs.layer.recovery import recover
+from cisfs.layer.units import Buffers
+
+DEFAULT_UNIT_SIZE = 32 * 1024
+
+log = logging.getLogger(__name__)
+
+
+def create(path: Path, credential: Credential, *, unit_size: int = DEFAULT_UNIT_SIZE) -> None:
+    """Make `path`, a missing or empty directory, a vault that `credential` opens.
+
+    `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises UsageError if there is
+    something at `path` already, OSError.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    if any(path.iterdir()):
+        raise UsageError(f"{path} is not empty: a vault is made in a new or an empty directory")
+    master, vault_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
+    slot = new_slot(master, credential, vault_id)
+    config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=(slot,))
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        create_id(fd)
+        _write_config(fd, _authenticate(config, VaultKeys.derive(master, vault_id)))
+        sync_id(fd)
+    finally:
+        os.close(fd)
+
+
+def describe(path: Path) -> dict[str, object]:
+    """Return what `vault.json` says to anyone, for `inspect`; nothing is authenticated.
+
+    Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
+    """
+    fd = _open_directory(path)
+    try:
+        config = _read_config(fd, path)
+    finally:
+        os.close(fd)
+    public = ("type", "kdf", "iterations", "lanes", "memory_kib")
+    return {
+        "type": "vault",
+        "path": str(path),
+        "version": form.VERSION,
+        "vault_id": config.vault_id.hex(),
+        "cipher": "AES-256-XTS",
+        "tags": "BLAKE3 keyed, 128 bits per unit",
+        "names": "AES-256-SIV",
+        "unit_size": config.unit_size,
+        "slots": [{key: slot[key] for key in public if key in slot} for slot in config.slots],
+    }
+
+
+class Vault:
+    """An opened vault: its keys, its root descriptor, its lock and its journal."""
+
+    def __init__(self, path: Path, fd: int, config: VaultConfig, read_only: bool) -> None:
+        """Used by `open` only."""
+        self.path = path
+        self.fd = fd
+        self.config = config
+        self.read_only = read_only
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        credential: Credential | Callable[[], Credential],
+        *,
+        read_only: bool = False,
+    ) -> Self:
+        """Open and lock the vault at `path`; what a crash left in flight is mended.
+
+        `credential` may be a function, called only when the vault is there and free.  Raises
+        NotAVaultError, FormatError, UnsupportedVersionError, WrongKeyError, IntegrityError,
+        BusyError, OSError.
+        """
+        fd = _open_directory(path)
+        try:
+            config = _read_config(fd, path)
+            _lock(fd, path, read_only)
+            vault = cls(path, fd, config, read_only)
+            vault._unlock(credential() if callable(credential) else credential)
+            vault._begin()
+        except BaseException:
+            os.close(fd)
+            raise
+        return vault
+
+    def _unlock(self, credential: Credential) -> None:
+        try:
+            master = open_slots(self.config.slots, credential, self.config.vault_id)
+        except FormatError as error:
+            raise FormatError(f"{self.path}/vault.json is damaged: {error}") from None
+        self.keys = VaultKeys.derive(master, self.config.vault_id)
+        if not compare_digest(_authenticate(self.config, self.keys).mac, self.config.mac):
+            raise IntegrityError(
+                f"{self.path}/vault.json was altered by someone without the key; "
+                "restore it from a backup"
+            )
+        self.root_id = read_id(self.fd, heal=False)
+        self.names = NameCipher(self.keys)
+        self.stored_names = StoredNames(self.names)
+
+    def _begin(self) -> None:
+        """Mend what the last mount left in flight, and start a journal of this one's own."""
+        context = FileContext(self.keys.master, self.config.unit_size, Buffers(), None)
+        left = read_left_over(self.fd, self.keys.journal)
+        self.mended: list[str] = []
+        if left.file_ids() and self.read_only:
+            log.warning(
+                "%s was not closed cleanly: mount it read-write once, or run cisfs verify "
+                "--salvage, to mend what was in flight",
+                self.path,
+            )
+        elif left.file_ids():
+            self.mended = recover(self.fd, context, left)
+            for line in self.mended:
+                log.warning("%s: %s", self.path, line)
+        if not self.read_only:
+            journal = Journal(self.fd, self.keys.journal, lambda: _sync_filesystem(self.fd))
+            context = replace(context, journal=journal)
+        self.context = context
+
+    def close(self) -> None:
+        """Close the vault: the journal is emptied and the lock released.  Raises OSError."""
+        if self.context.journal is not None:
+            self.context.journal.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close this process's copy of a vault that a forked process serves on."""
+        os.close(self.fd)
+
+
+def _open_directory(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotAVaultError(f"{path} is not a vault: {error.strerror}") from None
+
+
+def _read_config(fd: int, path: Path) -> VaultConfig:
+    try:
+        file = os.open(VAULT_FILE, READ_FLAGS, dir_fd=fd)
+    except FileNotFoundError:
+        raise NotAVaultError(
+            f"{path} is not a vault: it has no vault.json; make one with: cisfs init {path}"
+        ) from None
+    try:
+        return VaultConfig.parse(os.read(file, form.MAX_SIZE + 1))
+    except UnsupportedVersionError as error:
+        raise UnsupportedVersionError(f"{path}: {error}") from None
+    except FormatError as error:
+        raise FormatError(
+            f"{path}/vault.json is damaged: {error}; restore it from a backup"
+        ) from None
+    finally:
+        os.close(file)
+
+
+def _write_config(fd: int, config: VaultConfig) -> None:
+    """Write vault.json whole or not at all."""
+    temporary = VAULT_FILE + b".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=fd), "wb") as file:
+        file.write(config.pack())
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, VAULT_FILE, src_dir_fd=fd, dst_dir_fd=fd)
+
+
+def _authenticate(config: VaultConfig, keys: VaultKeys) -> VaultConfig:
+    return replace(config, mac=hmac_digest(keys.header_mac, config.body(), "sha256"))
+
+
+def _lock(fd: int, path: Path, read_only: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        how = "read-write" if read_only else "already"
+        raise BusyError(
+            f"vault {path} is mounted {how} or in use by another cisfs command; unmount it first"
+        ) from None
+
+
+def _sync_filesystem(fd: int) -> None:
+    """syncfs(2): make everything on the vault's file system durable."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
