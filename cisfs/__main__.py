@@ -1,0 +1,8 @@
+"""`python -m cisfs`: the same as the `cisfs` command.  Knows nothing else; runs once."""
+
+import sys
+
+from cisfs.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

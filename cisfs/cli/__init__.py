@@ -1,0 +1,1 @@
+"""The commands, one module each: parse, call, report.  No logic, and nothing heavy at import."""

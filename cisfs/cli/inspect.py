@@ -1,0 +1,49 @@
+"""`cisfs inspect`: what a vault tells without its key.
+
+Parses, calls `cisfs.layer.vault`, prints.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "show what a vault is, without its key"
+
+_EPILOG = """\
+Nothing here is a secret, and without the key nothing of it is authenticated either.
+
+examples:
+  cisfs inspect secrets.vault
+  cisfs inspect --json secrets.vault | jq .unit_size
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("vault", metavar="VAULT", type=Path, help="the vault")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the description; return 0."""
+    from cisfs.layer.vault import describe
+
+    described = describe(args.vault)
+    if args.json:
+        print(json.dumps(described, indent=2))
+        return 0
+    for key, value in described.items():
+        print(f"{key.replace('_', ' ')}: {_text(value)}")
+    return 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return "".join(f"\n  {number}: {_text(item)}" for number, item in enumerate(value, 1))
+    return str(value)

@@ -1,0 +1,44 @@
+"""`cisfs umount`: the end of `cisfs mount`.
+
+Parses, calls `cisfs.mount.unmount`.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "unmount a vault"
+
+_EPILOG = """\
+When the command returns, everything written is in the vault, which can be mounted again at once.
+A mount whose server was killed is cleaned up, too.  Only cisfs mounts are ever touched.
+
+example:
+  cisfs umount ./open
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where the vault is mounted"
+    )
+    parser.add_argument(
+        "--lazy",
+        action="store_true",
+        help="detach a mount in use: gone from the tree at once, ended by its last user",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Unmount; return 0."""
+    from cisfs.mount import points, unmount
+
+    mountpoint = points.resolved(args.mountpoint)
+    os.chdir("/")  # not to keep the mount busy ourselves
+    unmount.unmount(mountpoint, lazy=args.lazy)
+    return 0

@@ -1,0 +1,96 @@
+"""What the server process sheds and keeps of the process it was forked from.
+
+Does not know vaults, FUSE or mounts.  Called once, by a process that has just been forked and has
+one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+from pathlib import Path
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_SYSLOG = Path("/dev/log")
+_FORMAT = "cisfs[%(process)d]: %(message)s"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_memory_private() -> None:
+    """Neither a core dump nor another process of the same user may see the keys in memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def raise_file_limit() -> None:
+    """Open files of the mount cost a descriptor each: take as many as are allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_with_parent(parent: int) -> None:
+    """Have SIGTERM sent when the process `parent`, which forked this one, ends (prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave_home() -> None:
+    """Belong to no terminal and stay in no directory; modes come from the kernel already masked."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0)
+
+
+def shed_descriptors(keep_stderr: bool) -> None:
+    """Let go of the caller's terminal or pipes, and of what its own parent left open to it.
+
+    Python opens everything close-on-exec (PEP 446), so what is not was inherited and is not ours.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1) if keep_stderr else (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    for link in list(Path("/proc/self/fd").iterdir()):
+        descriptor = int(link.name)
+        if descriptor > 2 and not _close_on_exec(descriptor):
+            os.close(descriptor)
+
+
+def _close_on_exec(descriptor: int) -> bool:
+    try:
+        return bool(fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC)
+    except OSError:
+        return True  # the listing's own descriptor, closed since
+
+
+def start_logging(log_file: Path | None, *, to_stderr: bool) -> None:
+    """Log warnings and worse to `log_file`, else to stderr, else to syslog where there is one."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    handler = _log_handler(log_file, to_stderr)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+
+
+def _log_handler(log_file: Path | None, to_stderr: bool) -> logging.Handler:
+    if log_file is not None:
+        return logging.FileHandler(log_file)
+    if to_stderr:
+        return logging.StreamHandler()
+    try:
+        return logging.handlers.SysLogHandler(
+            str(_SYSLOG), facility=logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+    except OSError:
+        return logging.NullHandler()

@@ -1,0 +1,169 @@
+"""Taking cisfs mounts away: politely, lazily, or after their server died.
+
+Only ever touches mounts of type fuse.cisfs.  Does not know vaults beyond the lock that every opened
+one holds on its directory (flock(2)).  Blocking calls; never made by the process that serves the
+mount, which the kernel may be waiting for (see `depart`, which is for a process forked from it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from cisfs.errors import MountError
+from cisfs.mount.points import FSTYPE, MountEntry, is_dead, mounted_at
+
+# linux/fs.h
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_WRITER_PATIENCE = 120.0
+_READER_PATIENCE = 2.0
+_POLL = 0.01
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount the cisfs mount on the resolved `mountpoint` and wait until its server is done.
+
+    Everything written is in the vault then, and the vault can be mounted again.  `lazy` detaches a
+    mount that is in use, and does not wait for its users.  Raises MountError.
+    """
+    entry = cisfs_mount_at(mountpoint)
+    if is_dead(mountpoint):
+        detach(mountpoint)
+        return
+    try:
+        _take_away(mountpoint, lazy=lazy)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise MountError(_in_use(mountpoint)) from None
+        raise MountError(f"cannot unmount {mountpoint}: {error.strerror}") from None
+    if not lazy:
+        _wait_for_release(entry)
+
+
+def cisfs_mount_at(mountpoint: Path) -> MountEntry:
+    """Return the mount on the resolved `mountpoint`; raises MountError unless it is one of ours."""
+    entry = mounted_at(mountpoint)
+    if entry is None:
+        raise MountError(f"{mountpoint} is not a mount point: nothing to unmount")
+    if entry.fstype != FSTYPE:
+        raise MountError(
+            f"{mountpoint} is a {entry.fstype} mount, not one of cisfs: use umount(8) for it"
+        )
+    return entry
+
+
+def detach(mountpoint: Path) -> None:
+    """Take a mount out of the tree at once, whoever uses it.  Raises MountError."""
+    try:
+        _take_away(mountpoint, lazy=True)
+    except OSError as error:
+        raise MountError(f"cannot unmount {mountpoint}: {error.strerror}") from None
+
+
+def depart(mountpoint: Path, device: str) -> None:
+    """Unmount `device` from `mountpoint`; when it is in use, write it back and detach it.
+
+    For a process forked from the server, while the server goes on answering.  Raises OSError.
+    """
+    entry = mounted_at(mountpoint)
+    if entry is None or entry.device != device:
+        return
+    try:
+        _take_away(mountpoint, lazy=False)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    else:
+        return
+    fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _take_away(mountpoint, lazy=True)
+    if _libc.syncfs(fd):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _take_away(mountpoint: Path, *, lazy: bool) -> None:
+    """umount2(2) for root, fusermount3(1) for everyone else.  Raises OSError."""
+    if os.geteuid() == 0:
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        if _libc.umount2(os.fsencode(mountpoint), flags):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if ended.returncode:
+        words = ended.stderr.decode(errors="replace").strip()
+        busy = "busy" in words.lower()
+        raise OSError(errno.EBUSY if busy else errno.EPERM, words or "fusermount3 failed")
+
+
+def _wait_for_release(entry: MountEntry) -> None:
+    """Wait until no server holds the vault's lock any more.
+
+    A reader shares its lock with other readers, so waiting for it is a courtesy with an end.
+    """
+    writable = "rw" in entry.options
+    try:
+        fd = os.open(entry.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # the vault's directory is gone or out of reach: there is nothing to wait on
+    try:
+        wanted = (fcntl.LOCK_SH if writable else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        end = time.monotonic() + (_WRITER_PATIENCE if writable else _READER_PATIENCE)
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(fd, wanted)
+            except BlockingIOError:
+                time.sleep(_POLL)
+            else:
+                return
+    finally:
+        os.close(fd)
+    if writable:
+        raise MountError(
+            f"{entry.mountpoint} is unmounted, but the server of {entry.source} has not let go of "
+            "it yet: wait for it before you mount, copy or move the vault"
+        )
+
+
+def _in_use(mountpoint: Path) -> str:
+    users = _users(mountpoint)
+    by = f" by {', '.join(users)}" if users else ""
+    return (
+        f"{mountpoint} is in use{by}: end what uses it, or detach it with: "
+        f"cisfs umount --lazy {mountpoint}"
+    )
+
+
+def _users(mountpoint: Path, limit: int = 3) -> list[str]:
+    """Name some processes that keep the mount busy, as far as /proc lets us look."""
+    found: list[str] = []
+    others = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid()))
+    for process in others:
+        if len(found) < limit and _uses(process, mountpoint):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+    return found
+
+
+def _uses(process: Path, mountpoint: Path) -> bool:
+    """Whether a directory or descriptor of `process` lies in the mount; no link is followed."""
+    try:
+        links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
+    except OSError:
+        links = [process / "cwd", process / "root"]
+    for link in links:
+        try:
+            if link.readlink().is_relative_to(mountpoint):
+                return True
+        except OSError:
+            continue
+    return False
