@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from cisfs import __version__
-from cisfs.errors import CisfsError
+from cisfs.errors import CisfsError, EngineError
 
 COMMANDS = ("init", "mount", "umount", "run", "inspect", "verify")
 _INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
@@ -67,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(given: list[str]) -> int:
     wanted = next((word for word in given if not word.startswith("-")), None)
-    args = _parser(only=wanted if wanted in COMMANDS else None).parse_args(given)
+    try:
+        args = _parser(only=wanted if wanted in COMMANDS else None).parse_args(given)
+    except SystemExit as ended:
+        if ended.code and wanted == "run":  # 2 would be taken for the container's own status
+            raise SystemExit(EngineError.exit_code) from None
+        raise
     return int(_module(args.cisfs_command).run(args))
 
 

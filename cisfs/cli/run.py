@@ -26,7 +26,7 @@ them, and three within three seconds kill it whatever it does.
 
 exit status:
   that of CMD, or 128+N when signal N ended it
-  125  cisfs itself failed before CMD began
+  125  cisfs itself failed before CMD began, or was used wrongly
   126  CMD was found but cannot be executed
   127  CMD was not found
 

@@ -47,6 +47,11 @@ def is_reserved(stored: bytes) -> bool:
     return b"." in stored and not stored.startswith(LONG_PREFIX)
 
 
+def is_helper(stored: bytes) -> bool:
+    """Tell whether a stored name is that of a file which only serves other entries."""
+    return stored == DIRECTORY_FILE or stored.startswith(LONG_NAME_PREFIX)
+
+
 def is_long(stored: bytes) -> bool:
     """Tell whether a stored name only points to the file that holds the encrypted name."""
     return stored.startswith(LONG_PREFIX)

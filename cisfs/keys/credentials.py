@@ -16,9 +16,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cisfs.crypto.keys import KEY_SIZE
 from cisfs.errors import NoKeyError, UsageError
 
+KEY_SIZE = 32  # bytes in a key file
 FILE_VARIABLE = "CISFS_PASSPHRASE_FILE"
 MAX_SECRET_SIZE = 1 << 16  # bytes; a longer file is surely not a passphrase
 
@@ -98,7 +98,7 @@ def _key_file(path: Path) -> bytes:
 
 def _read(path: Path, what: str) -> bytes:
     if str(path) == "-":
-        return sys.stdin.buffer.read(MAX_SECRET_SIZE + 1)
+        return _limited(sys.stdin.buffer.read(MAX_SECRET_SIZE + 1), what, path)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -112,6 +112,10 @@ def _read(path: Path, what: str) -> bytes:
             data = file.read(MAX_SECRET_SIZE + 1)
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
+    return _limited(data, what, path)
+
+
+def _limited(data: bytes, what: str, path: Path) -> bytes:
     if len(data) > MAX_SECRET_SIZE:
         raise UsageError(f"{what} {path} is too long")
     return data

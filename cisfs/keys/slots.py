@@ -63,7 +63,7 @@ def open_slots(slots: Iterable[SlotFields], credential: Credential, vault_id: by
     wanted = TYPE_PASSPHRASE if isinstance(credential, Passphrase) else TYPE_KEY_FILE
     kinds = []
     for slot in slots:
-        kinds.append(str(slot["type"]))
+        kinds.append(ascii(slot["type"])[1:-1])
         if slot["type"] != wanted:
             continue
         try:

@@ -10,15 +10,17 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 
 from cisfs.crypto.keys import ID_SIZE
 from cisfs.crypto.names import NameCipher
-from cisfs.errors import FormatError
+from cisfs.errors import FormatError, UnsupportedVersionError
 from cisfs.format import names as spelling
 from cisfs.format.header import DIRECTORY_SIZE, pack_directory, parse_directory
 from cisfs.format.names import DIRECTORY_FILE, NAME_MAX
 
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ_WRITE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -42,6 +44,8 @@ def read_id(fd: int, *, heal: bool) -> bytes:
     """
     try:
         return parse_directory(_read_small(fd, DIRECTORY_FILE, DIRECTORY_SIZE + 1))
+    except UnsupportedVersionError:
+        raise
     except (FileNotFoundError, FormatError):
         if not set(os.listdir(fd)) <= {os.fsdecode(DIRECTORY_FILE)}:
             raise FormatError("the directory's id is missing or damaged") from None
@@ -101,8 +105,27 @@ class StoredNames:
         return spelling.encode(self._cipher.encrypt_name(dir_id, name))
 
 
+def open_regular(fd: int, name: bytes, flags: int = READ_FLAGS) -> int:
+    """Open a file of cisfs's own in `fd`.
+
+    Raises FormatError for anything but a regular file (a FIFO would make the caller wait for
+    ever), FileNotFoundError, OSError.
+    """
+    try:
+        opened = os.open(name, flags | os.O_NONBLOCK, 0o600, dir_fd=fd)
+        regular = stat.S_ISREG(os.fstat(opened).st_mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise FormatError(f"{os.fsdecode(name)} is not a regular file") from None
+        raise
+    if not regular:
+        os.close(opened)
+        raise FormatError(f"{os.fsdecode(name)} is not a regular file")
+    return opened
+
+
 def _read_small(fd: int, name: bytes, most: int) -> bytes:
-    file = os.open(name, READ_FLAGS | os.O_NONBLOCK, dir_fd=fd)
+    file = open_regular(fd, name)
     try:
         return os.read(file, most)
     finally:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cisfs.format import names as spelling
-from cisfs.format.names import DIRECTORY_FILE, TARGET_MAX, TARGET_NONCE_SIZE
+from cisfs.format.names import TARGET_MAX, TARGET_NONCE_SIZE
 from cisfs.layer.directory import create_id, write_id
 from cisfs.layer.file import EncryptedFile
 from cisfs.layer.nodes import Node, NodeTable
@@ -78,15 +78,18 @@ class Entries:
 
     def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """Make a directory, with an id of its own."""
+        mode = stat.S_IMODE(mode)
         with self._making(directory, name) as (fd, stored):
-            os.mkdir(stored, stat.S_IMODE(mode), dir_fd=fd)
+            # Open to this process until the id is in it: not every owner can enter what is theirs.
+            os.mkdir(stored, mode | stat.S_IRWXU, dir_fd=fd)
         node = self._enter(directory, stored)
         try:
             node.dir_id = create_id(self._places.fd(node))
             self._give(directory, stored, 0, caller)
+            if mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(stored, mode | _kept_bits(node), dir_fd=self._places.fd(directory))
         except OSError:
-            # A full disk can give a directory and not its id; an id can be given later, too, but
-            # the caller is to know that this failed.
+            # A full disk can give a directory and not its id.
             with contextlib.suppress(OSError):
                 self._remove_backing(directory, stored, node)
             self._left(directory, stored)
@@ -136,6 +139,10 @@ class Entries:
     ) -> None:
         """renameat2(2), with NOREPLACE, EXCHANGE and WHITEOUT."""
         old = self._places.stored(source, old_name)
+        moving = source.children.get(old)
+        there = target.children.get(self._places.stored(target, new_name))
+        if moving is not None and moving is there and not flags & RENAME_EXCHANGE:
+            return  # two links of one inode: rename(2) leaves both
         with self._making(target, new_name) as (_, new):
             self._rename_backing(source, old, target, new, flags)
         source.listing = None
@@ -180,17 +187,32 @@ class Entries:
             os.chmod(stored, stat.S_IMODE(mode), dir_fd=fd)
 
     def _remove_backing(self, directory: Node, stored: bytes, node: Node) -> None:
-        """rmdir(2) of a directory that may hold nothing but its id, put back if that fails."""
-        if not self._places.is_empty(node):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        fd = self._places.fd(node)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(DIRECTORY_FILE, dir_fd=fd)
+        """rmdir(2) of a directory that may hold nothing but helpers, put back if that fails."""
+        with self._passable(directory, stored, node):
+            helpers = self._places.helpers(node)
+            fd = self._places.fd(node)
+            for text in helpers:
+                os.unlink(text, dir_fd=fd)
+            try:
+                os.rmdir(stored, dir_fd=self._places.fd(directory))
+            except OSError:
+                if node.dir_id is not None:
+                    write_id(self._places.fd(node), node.dir_id)
+                raise
+
+    @contextlib.contextmanager
+    def _passable(self, directory: Node, stored: bytes, node: Node) -> Iterator[None]:
+        """Let an ordinary user's server into the user's own directory, whatever its mode."""
+        mode = node.attr.mode if node.attr is not None else stat.S_IRWXU
+        if self._is_root or mode & stat.S_IRWXU == stat.S_IRWXU:
+            yield
+            return
+        self._places.forget(node)
+        os.chmod(stored, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=self._places.fd(directory))
         try:
-            os.rmdir(stored, dir_fd=self._places.fd(directory))
-        except OSError:
-            if node.dir_id is not None:
-                write_id(self._places.fd(node), node.dir_id)
+            yield
+        except BaseException:
+            os.chmod(stored, stat.S_IMODE(mode), dir_fd=self._places.fd(directory))
             raise
 
     def _rename_backing(
@@ -200,16 +222,21 @@ class Entries:
             self._renameat2(source, old, target, new, flags)
             return
         except OSError as error:
-            if flags or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            replacing = flags in (0, RENAME_WHITEOUT)
+            if not replacing or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         # A directory may replace an empty one, but no backing directory is empty: the two change
         # places, and then the one that is to go is removed.
         node = self._enter(target, new)
-        if not self._places.is_empty(node):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        with self._passable(target, new, node):
+            self._places.helpers(node)
         self._renameat2(source, old, target, new, RENAME_EXCHANGE)
-        os.unlink(DIRECTORY_FILE, dir_fd=self._places.fd(node))
+        fd = self._places.fd(node)
+        for text in self._places.helpers(node):
+            os.unlink(text, dir_fd=fd)
         os.rmdir(old, dir_fd=self._places.fd(source))
+        if flags & RENAME_WHITEOUT:
+            os.mknod(old, stat.S_IFCHR, 0, dir_fd=self._places.fd(source))
 
     def _renameat2(self, source: Node, old: bytes, target: Node, new: bytes, flags: int) -> None:
         old_fd = self._places.fd(source)
@@ -227,3 +254,8 @@ class Entries:
         node = self._table.unlink(directory, stored)
         if node is not None:
             self._table.removed(node)
+
+
+def _kept_bits(node: Node) -> int:
+    """The set-gid bit that a new directory took over from its parent."""
+    return stat.S_ISGID if node.setgid else 0

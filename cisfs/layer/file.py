@@ -7,11 +7,11 @@ returns is valid until the next call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,6 +19,7 @@ from cisfs.crypto.keys import ID_SIZE, SecretKey
 from cisfs.errors import IntegrityError
 from cisfs.format.geometry import EMPTY_SIZE, HEADER_SIZE, MAX_PLAIN_SIZE, TAG_SIZE
 from cisfs.format.header import FileHeader
+from cisfs.format.journal import Record
 from cisfs.layer.inflight import InFlight
 from cisfs.layer.journal import Journal
 from cisfs.layer.mend import mend
@@ -38,11 +39,12 @@ class FileContext:
 class EncryptedFile:
     """An open file of a vault; `size` is its plaintext size in bytes, `fd` its descriptor."""
 
-    __slots__ = ("_in_flight", "_units", "fd", "file_id", "size")
+    __slots__ = ("_in_flight", "_torn", "_units", "fd", "file_id", "size")
 
     def __init__(self, units: Units, size: int, in_flight: InFlight | None) -> None:
         self._units = units
         self._in_flight = in_flight
+        self._torn: Record | None = None  # a failed change that could not be mended yet
         self.fd = units.fd
         self.file_id = units.header.file_id
         self.size = size
@@ -90,6 +92,8 @@ class EncryptedFile:
         The view is valid until the next call on any file of the vault.  Raises IntegrityError,
         naming the unit, before a byte of an altered unit is decrypted; OSError.
         """
+        if self._torn is not None:
+            self._settle_change()
         length = min(length, self.size - offset)
         if length <= 0:
             return memoryview(b"")
@@ -111,6 +115,8 @@ class EncryptedFile:
         """
         if not data:
             return 0
+        if self._torn is not None:
+            self._settle_change()
         end = offset + len(data)
         _check_limit(end)
         if offset > self.size:
@@ -122,6 +128,8 @@ class EncryptedFile:
     def truncate(self, size: int) -> None:
         """Set the plaintext size; new bytes are zeros that cost no space.  Raises OSError."""
         _check_limit(size)
+        if self._torn is not None:
+            self._settle_change()
         if size < self.size:
             self._cut(size)
         elif size > self.size:
@@ -166,22 +174,20 @@ class EncryptedFile:
             with self._announced(new_size, first, end):
                 units.store(first, spans, end_at)
             return
-        around = units.holes.survey(units.fd, first, inner)
+        around = self._carved(first, inner)
         with self._announced(new_size, around[0], max(end, around[1])):
-            units.holes.carve(units.fd, around, inner)
             units.store(first, spans, end_at)
             units.holes.shrink(units.fd, around, first)
 
     def _cut(self, size: int) -> None:
         """Make the file shorter: a new last unit and end, then drop what follows."""
         units, geometry = self._units, self._units.geometry
-        first = geometry.full_units(size)
-        around = (first, first + 1)
-        if first < geometry.full_units(self.size):
-            around = units.holes.survey(units.fd, *around)
-        rest = geometry.within_unit(size)
+        first, rest = geometry.full_units(size), geometry.within_unit(size)
         # Loaded before the announcement: an altered unit must not come under what is mended.
         last = bytes(units.load(first, first, self.size)[:rest]) if rest else b""
+        around = (first, first)
+        if first < geometry.full_units(self.size):
+            around = self._carved(first, first + 1)
         with self._announced(size, around[0], first + 1):
             if last:
                 units.store(first, [last], size)
@@ -189,6 +195,20 @@ class EncryptedFile:
                 units.write_at(units.trailer(size), geometry.trailer_offset(size))
             os.ftruncate(self.fd, geometry.cipher_size(size))
             units.holes.shrink(units.fd, around, first)
+
+    def _carved(self, first: int, end: int) -> tuple[int, int]:
+        """Prepare full units [first, end) for a change, if they are of a hole; see `Holes.survey`.
+
+        Afterwards the change itself needs no more space, so it cannot fail half-way for want of it.
+        """
+        if self._in_flight is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        units = self._units
+        around, concerned = units.holes.survey(units.fd, first, end)
+        if concerned:
+            units.holes.carve(units.fd, around, first, end)
+            units.allocate(first, end)
+        return around
 
     def _grow(self, size: int) -> None:
         """Make the file longer by zeros: holes for full units, stored zeros for a last part."""
@@ -210,7 +230,7 @@ class EncryptedFile:
             else:
                 units.write_at(units.trailer(size), geometry.trailer_offset(size))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _announced(self, new_size: int, first: int, end: int) -> Iterator[None]:
         """Announce a change to the journal; afterwards the size is `new_size`.
 
@@ -222,11 +242,20 @@ class EncryptedFile:
         try:
             yield
         except BaseException:
-            self.size = mend(self._units, record, []).size
-            self._in_flight.end()
+            self._torn = record
+            with contextlib.suppress(OSError):
+                self._settle_change()
             raise
         self._in_flight.end()
         self.size = new_size
+
+    def _settle_change(self) -> None:
+        """Mend what a failed change left; asked again at the next access if that fails too."""
+        if self._torn is not None:
+            self.size = mend(self._units, self._torn, []).size
+            self._torn = None
+        if self._in_flight is not None:
+            self._in_flight.end()
 
 
 def open_units(fd: int, context: FileContext) -> tuple[Units, int]:

@@ -6,12 +6,13 @@ One thread at a time.
 
 from __future__ import annotations
 
+import errno
 import os
 from hmac import compare_digest
 
 from cisfs.crypto.units import UnitCipher
 from cisfs.format.geometry import TAG_SIZE, Geometry, hole_blocks, hole_candidates
-from cisfs.format.header import MARKER_SIZE, NO_TAG, pack_marker, parse_marker
+from cisfs.format.header import MARKER_SIZE, MAX_HOLE_LEVEL, NO_TAG, pack_marker, parse_marker
 
 
 class Holes:
@@ -44,39 +45,55 @@ class Holes:
         for unit, level in hole_blocks(first, end):
             self._mark_block(fd, unit, level)
 
-    def survey(self, fd: int, first: int, end: int) -> tuple[int, int]:
-        """Return the smallest range that holds [first, end) and every hole that touches it.
+    def survey(self, fd: int, first: int, end: int) -> tuple[tuple[int, int], bool]:
+        """Return the range of [first, end) and every hole that reaches into it from outside.
 
-        Both `first` and `end - 1` are full units of the file.
+        All are full units of the file.  Also tells whether any of them is of a hole, so that a
+        change of them takes more than overwriting.
         """
         low, high = first, end
-        for unit in {first, end - 1}:
-            if not self.is_tagless(fd, unit):
-                continue
+        tagless = [unit for unit in range(first, end) if self.is_tagless(fd, unit)]
+        for unit in {first, end - 1}.intersection(tagless):
             for start in hole_candidates(unit):
                 level = self._level(fd, start)
                 if level is not None and unit < start + (1 << level):
                     low, high = min(low, start), max(high, start + (1 << level))
-        return low, high
+        return (low, high), bool(tagless)
 
-    def carve(self, fd: int, surveyed: tuple[int, int], end: int) -> None:
-        """Take the units before `end` out of the hole that reaches past it.
+    def carve(self, fd: int, around: tuple[int, int], first: int, end: int) -> None:
+        """Prepare to take the units [first, end) out of their holes, `around` being their survey.
 
-        Call it right before units [first, end) are written or cut off, with what `survey` said of
-        them and after that range went to the journal; and call `shrink` right after.
+        Every marker that will then be needed is written, but for the one that stands before
+        `first` now and covers it: until `shrink` replaces that, each unit stays covered.  So this
+        may fail (a full disk) or be cut off, and nothing has changed.
         """
-        self._last = (0, 0)
-        self.mark(fd, end, max(end, surveyed[1]))
+        low, high = around
+        self.mark(fd, end, high)
+        for unit, level in list(hole_blocks(low, first))[1:]:
+            self._mark_block(fd, unit, level)
 
-    def shrink(self, fd: int, surveyed: tuple[int, int], first: int) -> None:
-        """End the hole that reached from before `first` past it at `first`."""
+    def shrink(self, fd: int, around: tuple[int, int], first: int) -> None:
+        """End the hole that reached past `first` there, after `carve` and the change itself."""
+        self.forget()
+        for unit, level in list(hole_blocks(around[0], first))[:1]:
+            self._mark_block(fd, unit, level)
+
+    def forget(self) -> None:
+        """Drop what is remembered of the file: it changed."""
         self._last = (0, 0)
-        self.mark(fd, surveyed[0], first)
+
+    def is_marker_block(self, unit: int, index: int, block: bytes) -> bool:
+        """Tell whether a 16-byte block, the first or second of a unit, is of its hole marker."""
+        if index == 0:
+            return block[0] <= MAX_HOLE_LEVEL and not any(block[1:])
+        levels = range(MAX_HOLE_LEVEL + 1)
+        return any(block == self._cipher.hole_tag(unit, level) for level in levels)
 
     def _mark_block(self, fd: int, unit: int, level: int) -> None:
         if self.is_tagless(fd, unit):
             marker = pack_marker(level, self._cipher.hole_tag(unit, level))
-            os.pwrite(fd, marker, self._geometry.slot_offset(unit))
+            if os.pwrite(fd, marker, self._geometry.slot_offset(unit)) != len(marker):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return
         # Data stands where the marker would: mark the rest of the block piece by piece.
         for smaller in range(level):

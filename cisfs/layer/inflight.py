@@ -9,18 +9,19 @@ One thread at a time.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cisfs.format.geometry import Geometry
 from cisfs.format.journal import Record
 from cisfs.layer.journal import Journal
 
 REGION_UNITS = 256
-_END = (-1, -1)  # stands, among the regions, for "where the file ends is changing"
 
 
 class InFlight:
     """Announces the changes of one open file."""
 
-    __slots__ = ("_file_id", "_generation", "_geometry", "_held", "_journal", "_stable")
+    __slots__ = ("_file_id", "_geometry", "_journal", "_stable")
 
     def __init__(
         self, journal: Journal, file_id: bytes, geometry: Geometry, stable: int | None
@@ -30,8 +31,6 @@ class InFlight:
         self._file_id = file_id
         self._geometry = geometry
         self._stable = stable
-        self._held: dict[tuple[int, int], int] = {}  # regions [start, stop) -> slot
-        self._generation = journal.generation
 
     def begin(self, old: int, new: int, first: int, end: int) -> Record:
         """The units [first, end) are about to be written, the size to go from `old` to `new`.
@@ -39,7 +38,7 @@ class InFlight:
         Raises OSError if the record could not be made durable; then nothing may be written.
         """
         if self._stable is not None:
-            self._promise(self._stable, old != new, first, end)
+            self._promise(self._stable, old, new, first, end)
         record = Record(self._file_id, old, new, first, end)
         self._journal.begin(record)
         return record
@@ -51,35 +50,31 @@ class InFlight:
     def settle(self, size: int) -> None:
         """Everything up to `size` bytes was made durable."""
         self._stable = size
-        if self._generation == self._journal.generation:
-            for slot in self._held.values():
-                self._journal.drop(slot)
-        self._held.clear()
-        self._generation = self._journal.generation
+        self._journal.settle(self._file_id)
 
-    def _promise(self, stable: int, resized: bool, first: int, end: int) -> None:
+    def _promise(self, stable: int, old: int, new: int, first: int, end: int) -> None:
         """Make sure that a durable record speaks of every promised thing that is touched."""
-        if self._generation != self._journal.generation:
-            self._held.clear()
-            self._generation = self._journal.generation
         units = self._geometry.unit_count(stable)
         wanted = []
         if first < units:
-            last = min(end, units) - 1
-            wanted.append((first // REGION_UNITS, last // REGION_UNITS + 1))
-        if resized:
-            wanted.append(_END)
-        missing = [span for span in wanted if not self._is_held(span)]
-        for span in missing:
-            start, stop = span[0] * REGION_UNITS, span[1] * REGION_UNITS
-            if span == _END:
-                start = stop = units
-            slot = self._journal.hold(Record(self._file_id, stable, stable, start, stop))
-            self._held[span] = slot
+            start = first // REGION_UNITS * REGION_UNITS
+            stop = -(-min(end, units) // REGION_UNITS) * REGION_UNITS
+            wanted.append(Record(self._file_id, stable, stable, start, stop))
+        if old != new:  # where the file ends is changing, and where it may be cut to
+            wanted.append(Record(self._file_id, stable, min(stable, new), units, units))
+        held = self._journal.held(self._file_id)
+        missing = [record for record in wanted if not _is_covered(record, held)]
         if missing:
-            self._journal.sync()
+            self._journal.hold(missing)
 
-    def _is_held(self, span: tuple[int, int]) -> bool:
-        return span in self._held or any(
-            start <= span[0] and span[1] <= stop for start, stop in self._held
-        )
+
+def _is_covered(wanted: Record, held: Collection[Record]) -> bool:
+    if wanted in held:
+        return True
+    least = min(wanted.old_size, wanted.new_size)
+    return any(
+        record.first <= wanted.first
+        and wanted.end <= record.end
+        and min(record.old_size, record.new_size) <= least
+        for record in held
+    )

@@ -1,6 +1,6 @@
 """The journal of one mount: which units are being overwritten, in a file mapped into memory.
 
-A store into the map survives the death of this process; `sync` makes it survive the machine's.
+A store into the map survives the death of this process; `hold` makes it survive the machine's.
 Slot 0 holds the one operation under way (operations are serial), the others hold regions of files
 that were promised durable and are being changed.  Knows nothing of how a file is mended.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from cisfs.errors import FormatError
 from cisfs.format import journal as form
 from cisfs.format.journal import Record
 from cisfs.format.names import JOURNAL_FILE
+from cisfs.layer.directory import READ_WRITE_FLAGS, open_regular
+
+_REGIONS = form.HEADER_SIZE + form.RECORD_SIZE  # where the held records begin
 
 
 class Journal:
@@ -34,8 +37,7 @@ class Journal:
         self._key = key
         self._id = secrets.token_bytes(16)
         self._checkpoint = checkpoint
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(JOURNAL_FILE, flags, 0o600, dir_fd=directory)
+        fd = open_regular(directory, JOURNAL_FILE, READ_WRITE_FLAGS | os.O_CREAT)
         try:
             # Allocated now: a store into a sparse map on a full disk would be a SIGBUS.
             os.posix_fallocate(fd, 0, form.FILE_SIZE)
@@ -44,13 +46,7 @@ class Journal:
             os.close(fd)
         self._map[:] = form.pack_header(self._id, _boot_id()).ljust(form.FILE_SIZE, b"\0")
         self._map.flush()
-        self._free = list(range(form.SLOTS - 1, 0, -1))
-        self._generation = 0
-
-    @property
-    def generation(self) -> int:
-        """Goes up with every checkpoint; slots from an earlier generation are void."""
-        return self._generation
+        self._clear_held()
 
     def begin(self, record: Record) -> None:
         """Write down the operation that is about to change the vault."""
@@ -63,38 +59,38 @@ class Journal:
         start = form.HEADER_SIZE
         self._map[start : start + form.RECORD_SIZE] = form.FREE
 
-    def hold(self, record: Record) -> int:
-        """Keep a region's record until `drop`; returns its slot.  `sync` makes it durable."""
-        if not self._free:
+    def held(self, file_id: bytes) -> Collection[Record]:
+        """The records that are kept of a file."""
+        return self._held.get(file_id, {})
+
+    def hold(self, records: Sequence[Record]) -> None:
+        """Keep records of one file, durably, until `settle`.  Raises OSError."""
+        if len(self._free) < len(records):
             self._checkpoint()
-            self.clear()
-        slot = self._free.pop()
-        self._put(slot, form.pack_record(self._key, self._id, record))
-        return slot
-
-    def drop(self, slot: int) -> None:
-        """Forget a region's record: what it spoke of is durable."""
-        self._put(slot, form.FREE)
-        self._free.append(slot)
-
-    def sync(self) -> None:
-        """Make the records written so far durable.  Raises OSError."""
+            self._map[_REGIONS:] = bytes(form.FILE_SIZE - _REGIONS)
+            self._clear_held()
+        for record in records:
+            slot = self._free.pop()
+            self._held.setdefault(record.file_id, {})[record] = slot
+            self._put(slot, form.pack_record(self._key, self._id, record))
         self._map.flush()
 
-    def clear(self) -> None:
-        """Drop every held record."""
-        self._generation += 1
-        self._map[form.HEADER_SIZE + form.RECORD_SIZE :] = bytes(
-            form.FILE_SIZE - form.HEADER_SIZE - form.RECORD_SIZE
-        )
-        self._free = list(range(form.SLOTS - 1, 0, -1))
+    def settle(self, file_id: bytes) -> None:
+        """Drop the records of a file: everything written to it is durable."""
+        for slot in self._held.pop(file_id, {}).values():
+            self._put(slot, form.FREE)
+            self._free.append(slot)
 
     def close(self) -> None:
         """Leave an empty journal behind; whatever it spoke of is durable before."""
-        if len(self._free) < form.SLOTS - 1:
+        if self._held:
             self._checkpoint()
         self._map[form.HEADER_SIZE :] = bytes(form.FILE_SIZE - form.HEADER_SIZE)
         self._map.close()
+
+    def _clear_held(self) -> None:
+        self._held: dict[bytes, dict[Record, int]] = {}
+        self._free = list(range(form.SLOTS - 1, 0, -1))
 
     def _put(self, slot: int, data: bytes) -> None:
         start = form.HEADER_SIZE + slot * form.RECORD_SIZE
@@ -132,9 +128,8 @@ def read_left_over(directory: int, key: bytes) -> LeftOver:
     A journal that is missing, truncated or not ours has nothing to say: its loss costs the
     mending, and gains an attacker nothing.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(JOURNAL_FILE, flags, dir_fd=directory)
+        fd = open_regular(directory, JOURNAL_FILE)
     except FileNotFoundError:
         return LeftOver()
     try:

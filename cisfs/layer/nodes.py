@@ -147,16 +147,19 @@ class NodeTable:
 
     def drop_if_unused(self, node: Node) -> None:
         """Forget a node that neither the kernel nor another node needs."""
-        if node.refs > 0 or node.opens or node.children or node is self.root:
-            return
-        if self._by_number.pop(node.number, None) is None:
-            return
-        self.on_drop(node)
-        if self._by_ino.get(node.ino) is node:
-            del self._by_ino[node.ino]
-        for parent, stored in list(node.links):
-            self.unlink(parent, stored)
-            self.drop_if_unused(parent)
+        candidates = [node]
+        while candidates:
+            node = candidates.pop()
+            if node.refs > 0 or node.opens or node.children or node is self.root:
+                continue
+            if self._by_number.pop(node.number, None) is None:
+                continue
+            self.on_drop(node)
+            if self._by_ino.get(node.ino) is node:
+                del self._by_ino[node.ino]
+            for parent, stored in list(node.links):
+                self.unlink(parent, stored)
+                candidates.append(parent)
 
     def attr(self, node: Node, status: os.stat_result) -> Attr:
         """Return (and remember) a node's attributes, from what the backing file system says."""

@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 
 from cisfs.errors import CisfsError, FormatError
-from cisfs.format.names import is_long, is_reserved
+from cisfs.format.names import is_helper, is_long, is_reserved
 from cisfs.layer.directory import read_id, sync_id
 from cisfs.layer.nodes import Node, NodeTable
 from cisfs.layer.vault import Vault
@@ -33,30 +33,38 @@ class Places:
 
     def fd(self, directory: Node) -> int:
         """Return a descriptor of the backing directory; valid until another is asked for."""
-        if directory is self._table.root:
-            return self._vault.fd
-        fd = self._open.get(directory)
-        if fd is not None:
+        way = []
+        while directory is not self._table.root and directory not in self._open:
+            way.append(directory)
+            directory = self._parent(directory)[0]
+        fd = self._vault.fd
+        if directory is not self._table.root:
+            fd = self._open[directory]
             self._open.move_to_end(directory)
-            return fd
-        parent, stored = self.at(directory)
+        for directory in reversed(way):
+            fd = self._open[directory] = self._opened(fd, self._parent(directory)[1])
+            if len(self._open) > _OPEN_DIRECTORIES:
+                os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def _opened(self, parent: int, stored: bytes) -> int:
         try:
-            fd = os.open(stored, _DIR_FLAGS, dir_fd=parent)
+            return os.open(stored, _DIR_FLAGS, dir_fd=parent)
         except PermissionError:
             # A directory that its owner may not list can still be passed through.
-            fd = os.open(stored, _DIR_FLAGS | os.O_PATH, dir_fd=parent)
-        self._open[directory] = fd
-        if len(self._open) > _OPEN_DIRECTORIES:
-            os.close(self._open.popitem(last=False)[1])
-        return fd
+            return os.open(stored, _DIR_FLAGS | os.O_PATH, dir_fd=parent)
+
+    def _parent(self, node: Node) -> tuple[Node, bytes]:
+        for link in node.links:
+            return link
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def at(self, node: Node) -> tuple[int, bytes]:
         """Return (descriptor of the parent, stored name); OSError ESTALE if it has no place."""
         if node is self._table.root:
             return self._vault.fd, b"."
-        for parent, stored in node.links:
-            return self.fd(parent), stored
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        parent, stored = self._parent(node)
+        return self.fd(parent), stored
 
     def path(self, node: Node) -> bytes:
         """Return a path to the backing object, for calls that take no descriptor."""
@@ -134,9 +142,12 @@ class Places:
         directory.listing = entries
         return entries, complaints
 
-    def is_empty(self, directory: Node) -> bool:
-        """Whether a directory has no entry but cisfs's own."""
-        return all(is_reserved(os.fsencode(text)) for text in os.listdir(self.fd(directory)))
+    def helpers(self, directory: Node) -> list[str]:
+        """What an empty directory holds of cisfs's own; OSError ENOTEMPTY if it has an entry."""
+        found = os.listdir(self.fd(directory))
+        if not all(is_helper(os.fsencode(text)) for text in found):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        return found
 
     # -- messages and durability -----------------------------------------------------------
 

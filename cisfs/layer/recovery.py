@@ -19,6 +19,8 @@ from cisfs.layer.file import FileContext, open_units
 from cisfs.layer.journal import LeftOver
 from cisfs.layer.mend import Mended, mend
 
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
 
 def recover(root: int, context: FileContext, left: LeftOver) -> list[str]:
     """Mend every file below `root` (a descriptor) that `left` names.
@@ -68,7 +70,6 @@ def _file_id(fd: int) -> bytes | None:
 
 def _files(root: int) -> Iterator[tuple[str, int]]:
     """Every regular file below `root`: its stored path and a descriptor, open for writing."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     for directory, _, names, dir_fd in os.fwalk(".", dir_fd=root):
         for name in names:
             with contextlib.suppress(OSError):  # what we may not open, we did not write
@@ -76,4 +77,17 @@ def _files(root: int) -> Iterator[tuple[str, int]]:
                 mode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
                 if not stat.S_ISREG(mode) or is_reserved(os.fsencode(name)):
                     continue
-                yield os.path.normpath(f"{directory}/{name}"), os.open(name, flags, dir_fd=dir_fd)
+                opened = _open_whatever_the_mode(name, dir_fd, mode)
+                yield os.path.normpath(f"{directory}/{name}"), opened
+
+
+def _open_whatever_the_mode(name: str, dir_fd: int, mode: int) -> int:
+    """Open a file of ours that its mode keeps even its owner from writing, as git makes them."""
+    try:
+        return os.open(name, _FLAGS, dir_fd=dir_fd)
+    except PermissionError:
+        os.chmod(name, stat.S_IMODE(mode) | stat.S_IRUSR | stat.S_IWUSR, dir_fd=dir_fd)
+    try:
+        return os.open(name, _FLAGS, dir_fd=dir_fd)
+    finally:
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)

@@ -207,7 +207,8 @@ class VaultTree:
             if flags & os.O_EXCL:
                 raise
             attr = self.lookup(parent, name)
-            return self.open(attr.node, flags), attr
+            handle = self.open(attr.node, flags)
+            return handle, self.getattr(attr.node)
         node.opens += 1
         return node.number, self._taken(node)
 
@@ -274,6 +275,7 @@ class VaultTree:
         if truncating:
             try:
                 self._truncate(found, 0)
+                self._drop_set_id(found)
             except BaseException:
                 self.release(node)
                 raise
@@ -333,6 +335,13 @@ class VaultTree:
             os.close(fd)
             raise
         return node.file
+
+    def _drop_set_id(self, node: Node) -> None:
+        """Take the set-id bits away, as for any write: an open that truncates is not announced."""
+        mode = (node.attr or self._getattr(node)).mode
+        kept = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        if kept != mode:
+            self._chmod(node, stat.S_IMODE(kept))
 
     def _close_if_unused(self, node: Node) -> None:
         if node.opens <= 0 and node.file is not None:
@@ -420,7 +429,8 @@ class VaultTree:
         """Remove an extended attribute; OSError ENODATA if it is absent."""
         self._check_writable()
         found = self._table[node]
-        self._xattrs.remove(*self._xattr_place(found), name)
+        with self._naming(found):
+            self._xattrs.remove(*self._xattr_place(found), name)
 
     def _is_bare(self, node: Node) -> bool:
         """Whether a node has no extended attributes: asked at every write(2) by the kernel."""

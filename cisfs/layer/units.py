@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cisfs.crypto.keys import SecretKey, file_keys
 from cisfs.crypto.units import UnitCipher
 from cisfs.errors import FormatError, IntegrityError
-from cisfs.format.geometry import TAG_SIZE, Geometry, padded
+from cisfs.format.geometry import BLOCK_SIZE, TAG_SIZE, Geometry, padded
 from cisfs.format.header import NO_TAG, FileHeader, pack_trailer, parse_trailer
 from cisfs.layer.holes import Holes
 
@@ -82,11 +82,33 @@ class Units:
         """The plaintext buffer itself, to put together a unit that has no old content."""
         return self._buffers.plain
 
-    def load_unchecked(self, unit: int, size: int) -> bytes:
-        """Return a unit as it decrypts, whatever its tag says: for mending a torn one only."""
-        slot = self.read_slots(unit, unit, size)
-        self.cipher.decrypt_into(unit, slot[:-TAG_SIZE], self._buffers.plain)
-        return bytes(self._buffers.plain[: self.geometry.unit_length(unit, size)])
+    def load_torn(self, unit: int, size: int) -> bytes:
+        """Return a unit as its blocks decrypt, whatever its tag says: for mending only.
+
+        A block that was never written, or is of a hole's marker, is zeros: ciphertext looks like
+        neither.
+        """
+        stored = bytes(self.read_slots(unit, unit, size)[:-TAG_SIZE])
+        plain = self._buffers.plain[: len(stored)]
+        self.cipher.decrypt_into(unit, stored, plain)
+        for at in range(0, len(stored), BLOCK_SIZE):
+            block = stored[at : at + BLOCK_SIZE]
+            index = at // BLOCK_SIZE
+            if not any(block) or (index < 2 and self.holes.is_marker_block(unit, index, block)):
+                plain[at : at + BLOCK_SIZE] = bytes(BLOCK_SIZE)
+        return bytes(plain[: self.geometry.unit_length(unit, size)])
+
+    def empty(self, unit: int) -> None:
+        """Make a tagless full unit's slot all zeros, where it is not."""
+        start = self.geometry.slot_offset(unit)
+        stored = os.pread(self.fd, self.geometry.unit_size, start)
+        if any(stored):
+            self.write_at(bytes(len(stored)), start)
+
+    def allocate(self, first: int, end: int) -> None:
+        """Make sure of the space for full units [first, end) of a hole.  Raises OSError."""
+        start, stop = self.geometry.slot_offset(first), self.geometry.slot_offset(end)
+        os.posix_fallocate(self.fd, start, stop - start)
 
     def is_intact(self, unit: int, size: int) -> bool:
         """Tell whether a unit of a file of `size` bytes is as it was written; decrypts nothing."""
@@ -98,12 +120,12 @@ class Units:
         hole = tag == NO_TAG and self._is_hole(unit, len(body))
         return hole or self.cipher.verify(unit, body, tag)
 
-    def altered(self, size: int) -> Iterator[int]:
-        """The units of a file of `size` bytes that are not as they were written.
+    def altered(self, size: int, first: int = 0) -> Iterator[int]:
+        """The units, from `first` on, of a file of `size` bytes that are not as written.
 
         Long holes are skipped where the backing file system knows that nothing is stored.
         """
-        unit, count = 0, self.geometry.unit_count(size)
+        unit, count = first, self.geometry.unit_count(size)
         while unit < count:
             if not self.is_intact(unit, size):
                 yield unit

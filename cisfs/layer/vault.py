@@ -30,10 +30,11 @@ from cisfs.errors import (
 )
 from cisfs.format import config as form
 from cisfs.format.config import VaultConfig
+from cisfs.format.geometry import Geometry
 from cisfs.format.names import VAULT_FILE
 from cisfs.keys.credentials import Credential
 from cisfs.keys.slots import new_slot, open_slots
-from cisfs.layer.directory import READ_FLAGS, StoredNames, create_id, read_id, sync_id
+from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
 from cisfs.layer.recovery import recover
@@ -48,8 +49,9 @@ def create(path: Path, credential: Credential, *, unit_size: int = DEFAULT_UNIT_
     """Make `path`, a missing or empty directory, a vault that `credential` opens.
 
     `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises UsageError if there is
-    something at `path` already, OSError.
+    something at `path` already, ValueError for a unit size that cannot be, OSError.
     """
+    Geometry(unit_size)  # raises ValueError
     path.mkdir(mode=0o700, exist_ok=True)
     if any(path.iterdir()):
         raise UsageError(f"{path} is not empty: a vault is made in a new or an empty directory")
@@ -136,7 +138,10 @@ class Vault:
                 f"{self.path}/vault.json was altered by someone without the key; "
                 "restore it from a backup"
             )
-        self.root_id = read_id(self.fd, heal=False)
+        try:
+            self.root_id = read_id(self.fd, heal=False)
+        except FormatError as error:
+            raise type(error)(f"{self.path}: {error}") from None
         self.names = NameCipher(self.keys)
         self.stored_names = StoredNames(self.names)
 
@@ -180,7 +185,9 @@ def _open_directory(path: Path) -> int:
 
 def _read_config(fd: int, path: Path) -> VaultConfig:
     try:
-        file = os.open(VAULT_FILE, READ_FLAGS, dir_fd=fd)
+        file = open_regular(fd, VAULT_FILE)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise NotAVaultError(
             f"{path} is not a vault: it has no vault.json; make one with: cisfs init {path}"

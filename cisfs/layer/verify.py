@@ -18,7 +18,7 @@ from cisfs.format import names as spelling
 from cisfs.format.names import TARGET_NONCE_SIZE, is_long, is_reserved
 from cisfs.layer.directory import READ_FLAGS, create_id, read_id
 from cisfs.layer.file import EncryptedFile, FileContext, open_units
-from cisfs.layer.mend import mend
+from cisfs.layer.mend import salvage_end
 from cisfs.layer.vault import Vault
 from cisfs.layer.xattrs import Xattrs
 
@@ -45,7 +45,7 @@ def verify(vault: Vault, *, salvage: bool) -> Iterator[Finding]:
     """
     for line in vault.mended:
         yield Finding(line.split(" ", 1)[0], None, line.split(" ", 1)[1], mended=True)
-    yield from _Walk(vault, salvage).directory(vault.fd, vault.root_id, "")
+    yield from _Walk(vault, salvage).everything()
 
 
 class _Walk:
@@ -55,9 +55,33 @@ class _Walk:
         self._xattrs = Xattrs(vault.names)
         self._reading: FileContext = replace(vault.context, journal=None)
         self._seen: set[int] = set()
+        self._waiting: list[tuple[tuple[bytes, ...], str]] = [((), "")]
 
-    def directory(self, fd: int, dir_id: bytes, path: str) -> Iterator[Finding]:
-        """Check everything in one directory and below it."""
+    def everything(self) -> Iterator[Finding]:
+        """Check directory after directory; each is opened from the root, however deep it lies."""
+        while self._waiting:
+            stored_path, path = self._waiting.pop()
+            try:
+                fd = _open_directory(self._vault.fd, stored_path)
+            except OSError as error:
+                yield Finding(path or "/", None, f"cannot be read: {error.strerror}")
+                continue
+            try:
+                yield from self._directory(fd, stored_path, path)
+            finally:
+                os.close(fd)
+
+    def _directory(self, fd: int, stored_path: tuple[bytes, ...], path: str) -> Iterator[Finding]:
+        try:
+            dir_id = read_id(fd, heal=False)
+        except FormatError as error:
+            yield Finding(path or "/", None, f"{error}; nothing in it can be read")
+            return
+        if dir_id == bytes(len(dir_id)):  # empty, and without an id: a crash made it so
+            if self._salvage:
+                create_id(fd)
+            yield Finding(path, None, "the empty directory has no id", mended=self._salvage)
+            return
         yield from self._check_xattrs(b"/proc/self/fd/%d/." % fd, stat.S_IFDIR, dir_id, path)
         for text in sorted(os.listdir(fd)):
             stored = os.fsencode(text)
@@ -69,40 +93,29 @@ class _Walk:
             except CisfsError as error:
                 yield Finding(f"{path}/{text}", None, f"its stored name: {error}")
                 continue
-            yield from self._entry(fd, stored, f"{path}/{name}")
+            try:
+                yield from self._entry(fd, stored, f"{path}/{name}", stored_path)
+            except OSError as error:
+                yield Finding(f"{path}/{name}", None, f"cannot be read: {error.strerror}")
 
-    def _entry(self, fd: int, stored: bytes, path: str) -> Iterator[Finding]:
+    def _entry(
+        self, fd: int, stored: bytes, path: str, parent: tuple[bytes, ...]
+    ) -> Iterator[Finding]:
         status = os.stat(stored, dir_fd=fd, follow_symlinks=False)
         mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            self._waiting.append(((*parent, stored), path))
+            return
         if status.st_ino in self._seen:
             return
-        if status.st_nlink > 1 and not stat.S_ISDIR(mode):
+        if status.st_nlink > 1:
             self._seen.add(status.st_ino)
-        place = b"/proc/self/fd/%d/%s" % (fd, stored)
-        if stat.S_ISDIR(mode):
-            yield from self._subdirectory(fd, stored, path)
-        elif stat.S_ISREG(mode):
+        if stat.S_ISREG(mode):
             yield from self._file(fd, stored, path)
-        else:
-            if stat.S_ISLNK(mode):
-                yield from self._symlink(fd, stored, path)
-            yield from self._check_xattrs(place, mode, _UNBOUND, path)
-
-    def _subdirectory(self, fd: int, stored: bytes, path: str) -> Iterator[Finding]:
-        child = os.open(stored, READ_FLAGS | os.O_DIRECTORY, dir_fd=fd)
-        try:
-            dir_id = read_id(child, heal=False)
-            if dir_id == bytes(len(dir_id)):  # empty, and without an id: a crash made it so
-                problem = "the empty directory has no id"
-                if self._salvage:
-                    create_id(child)
-                yield Finding(path, None, problem, mended=self._salvage)
-            else:
-                yield from self.directory(child, dir_id, path)
-        except FormatError as error:
-            yield Finding(path, None, f"{error}; nothing in it can be read")
-        finally:
-            os.close(child)
+            return
+        if stat.S_ISLNK(mode):
+            yield from self._symlink(fd, stored, path)
+        yield from self._check_xattrs(b"/proc/self/fd/%d/%s" % (fd, stored), mode, _UNBOUND, path)
 
     def _file(self, fd: int, stored: bytes, path: str) -> Iterator[Finding]:
         opened = os.open(stored, READ_FLAGS, dir_fd=fd)
@@ -163,8 +176,18 @@ class _Walk:
                 units, _ = open_units(opened, self._vault.context)
             except CisfsError:
                 return False
-            mend(units, None, [])
-        return True
+            return salvage_end(units)
+
+
+def _open_directory(root: int, stored_path: tuple[bytes, ...]) -> int:
+    fd = os.open(b".", READ_FLAGS | os.O_DIRECTORY, dir_fd=root)
+    for stored in stored_path:
+        try:
+            inner = os.open(stored, READ_FLAGS | os.O_DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
 
 
 def _exists(fd: int, stored: bytes) -> bool:

@@ -52,10 +52,9 @@ class Xattrs:
         if name in ACL_NAMES:
             os.setxattr(target, name, value, follow_symlinks=_follow(target))
             return
+        stored = self._stored(mode, owner_id, name)
         sealed = self._cipher.encrypt_xattr(owner_id, pack_xattr(name, value))
-        os.setxattr(
-            target, self._stored(mode, owner_id, name), sealed, follow_symlinks=_follow(target)
-        )
+        os.setxattr(target, stored, sealed, follow_symlinks=_follow(target))
 
     def remove(self, target: Target, mode: int, owner_id: bytes, name: bytes) -> None:
         """Remove an attribute.  Raises OSError (ENODATA if absent)."""

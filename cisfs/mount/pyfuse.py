@@ -77,6 +77,8 @@ class VaultOperations(pyfuse3.Operations):
 
     # NFS export would need lookups of "." in directories the kernel has long forgotten.
     supports_dot_lookup = False
+    # The kernel then asks for ACLs and enforces them with the modes.
+    enable_acl = True
 
     def __init__(self, tree: VaultTree, *, read_only: bool) -> None:
         self.enable_writeback_cache = not read_only

@@ -1,0 +1,1 @@
+"""Containers: overlay plans, OCI bundles, private namespaces and the engine that runs them."""

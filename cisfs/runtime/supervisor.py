@@ -1,0 +1,248 @@
+"""The process inside: it mounts the layers, runs the container, and undoes everything.
+
+It is the first process of its own PID namespace and alone in its own mount namespace.  So when it
+ends, however it ends, the kernel kills the servers, runc and the container, and what was mounted is
+gone with the last of them: no death can leave decrypted data reachable.  Does not know the user's
+terminal, nor the session it came from.  Single-threaded; signals reach it through its line only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import stat
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cisfs.errors import CisfsError, EngineError, MountError
+from cisfs.mount import server
+from cisfs.runtime import account, bundle, cgroup, command, engine, overlay, syscalls
+from cisfs.runtime.container import Running, end_by_signal
+from cisfs.runtime.line import ENDING, FORWARDED, Lower
+from cisfs.runtime.request import Outcome, Request
+from cisfs.runtime.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cisfs.layer.vault import Vault
+
+_QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+_SERVER_PATIENCE = 5.0  # seconds a server gets to end by itself
+_ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
+
+
+def supervise(request: Request, vaults: list[Vault], workspace: Workspace, line: Lower) -> NoReturn:
+    """Be the supervisor: called in a forked child that is the first of a new PID namespace."""
+    try:
+        try:
+            outcome = _Run(request, workspace, line).perform(vaults)
+        except CisfsError as error:
+            outcome = Outcome(EngineError.exit_code, str(error))
+        except OSError as error:
+            outcome = Outcome(EngineError.exit_code, f"cannot set up the container: {error}")
+        workspace.remove()
+        line.send_outcome(outcome)
+    except BaseException:  # noqa: BLE001 - a fork must not return into its parent's stack
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    os._exit(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run; relative paths below are in the workspace, which is the current directory."""
+
+    request: Request
+    workspace: Workspace
+    line: Lower
+
+    def perform(self, vaults: list[Vault]) -> Outcome:
+        """Set up, run, and undo in the opposite order; return how the container ended."""
+        with ExitStack() as undo:
+            self._isolate(undo)
+            for number, vault in enumerate(vaults):
+                if early := self._asked_to_end():
+                    return early
+                self._serve(number, vault, undo)
+            root = self._stack(len(vaults), undo)
+            prepared = self._prepare(root)
+            if isinstance(prepared, command.Refusal):
+                return Outcome(prepared.exit_code, prepared.message)
+            Path("config.json").write_text(json.dumps(bundle.config(prepared)))
+            return self._asked_to_end() or self._run(prepared)
+
+    def _isolate(self, undo: ExitStack) -> None:
+        # No keyboard reaches this session.  And the first process of a PID namespace is sent no
+        # signal that it leaves at its default, so none can interrupt the undoing.
+        os.setsid()
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        # Slave, not private: what the host unmounts must not stay busy because of us.
+        syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+        syscalls.mount("proc", "/proc", "proc", _QUIET)  # of the new PID namespace
+        place = str(self.workspace.path)
+        _mount_memory(place)
+        undo.callback(syscalls.unmount, place, syscalls.MNT_DETACH)
+        os.chdir(place)
+        undo.callback(os.chdir, "/")
+
+    def _serve(self, number: int, vault: Vault, undo: ExitStack) -> None:
+        mountpoint = Path(_layer(number)).absolute()
+        mountpoint.mkdir(parents=True)
+        options = server.MountOptions(
+            read_only=True, allow_other=False, foreground=False, detach=False
+        )
+        served = server.start(vault, mountpoint, options)
+        vault.abandon()
+        undo.callback(self._dismiss, served)
+
+    def _dismiss(self, served: server.Server) -> None:
+        try:
+            served.stop(_SERVER_PATIENCE)
+        except MountError as error:
+            # What the container did stands, but its user must know what it may have missed.
+            print(f"cisfs: warning: {error}", file=sys.stderr, flush=True)
+
+    def _stack(self, layers: int, undo: ExitStack) -> str:
+        """Mount the overlay; return its directory.  The names in it are ours and short."""
+        for name in ("base", "upper", "work", "root"):
+            Path(name).mkdir()
+        syscalls.mount(str(self.request.rootfs), "base", flags=syscalls.MS_BIND)
+        undo.callback(syscalls.unmount, "base", syscalls.MNT_DETACH)
+        _copy_attributes("base", "upper")
+        lowers = [*map(_layer, range(layers)), "base"]
+        if self.request.read_only:
+            # The upper directory stays, empty, as the topmost lower one: the kernel wants two, and
+            # "/" has the attributes of the root filesystem either way.
+            _add_mount_points("upper", lowers)
+            options, flags = overlay.options(["upper", *lowers]), syscalls.MS_RDONLY
+        else:
+            options, flags = overlay.options(lowers, "upper", "work"), 0
+        try:
+            syscalls.mount("cisfs", "root", "overlay", flags, options)
+        except OSError as error:
+            raise MountError(
+                f"the kernel refused the overlay ({error.strerror}); `dmesg` may say why"
+            ) from None
+        undo.callback(syscalls.unmount, "root", syscalls.MNT_DETACH)
+        return "root"
+
+    def _prepare(self, root: str) -> bundle.Container | command.Refusal:
+        """Read the accounts and look for the command, in the tree as the container will see it."""
+        tree = os.open(root, os.O_PATH | os.O_DIRECTORY)
+        try:
+            who = account.resolve(
+                self.request.user,
+                _read_text(tree, "/etc/passwd"),
+                _read_text(tree, "/etc/group"),
+            )
+            self._check_working_directory(tree)
+            container = bundle.Container(
+                identifier=self.workspace.identifier,
+                arguments=self.request.arguments,
+                environment=self.request.environment,
+                account=who,
+                root=root,
+                working_directory=self.request.working_directory,
+                read_only=self.request.read_only,
+                terminal=os.get_terminal_size(0) if self.request.terminal else None,
+                pids_limit=bundle.PIDS_LIMIT if cgroup.can_limit_pids() else None,
+                open_files=_open_files(),
+                machine=self.request.machine,
+            )
+            return (
+                command.refusal(
+                    tree,
+                    container.arguments[0],
+                    bundle.environment(container)["PATH"],
+                    container.working_directory,
+                    who,
+                )
+                or container
+            )
+        finally:
+            os.close(tree)
+
+    def _check_working_directory(self, tree: int) -> None:
+        wanted = self.request.working_directory
+        try:
+            os.close(syscalls.open_in_root(tree, wanted, os.O_PATH | os.O_DIRECTORY))
+        except NotADirectoryError:
+            raise EngineError(f"--workdir {wanted}: not a directory in the container") from None
+        except FileNotFoundError:
+            if self.request.read_only:  # otherwise runc makes it
+                raise EngineError(
+                    f"--workdir {wanted} is not in the container, and --read-only forbids making it"
+                ) from None
+
+    def _run(self, container: bundle.Container) -> Outcome:
+        runc = engine.Engine(self.request.runc, Path.cwd())
+        if not container.terminal:
+            started = runc.start(container.identifier, None)
+        else:
+            with closing(engine.Console(Path.cwd() / "console")) as console:
+                started = runc.start(container.identifier, console)
+                if isinstance(started, int):
+                    master = console.receive()
+                    self.line.send_terminal(master)
+                    os.close(master)
+        if isinstance(started, command.Refusal):
+            return Outcome(started.exit_code, started.message)
+        return Running(started).attend(self.line)
+
+    def _asked_to_end(self) -> Outcome | None:
+        """Return the end that a signal, or the death of `cisfs run`, asks for before the start."""
+        while (number := self.line.next_signal()) is not None:
+            if number in ENDING:
+                return end_by_signal(number)
+        return end_by_signal(signal.SIGKILL) if self.line.hung_up else None
+
+
+def _layer(number: int) -> str:
+    return f"l/{number}"
+
+
+def _mount_memory(place: str) -> None:
+    """Mount a tmpfs that is never swapped out, where the kernel can promise that (Linux 6.4)."""
+    try:
+        syscalls.mount("cisfs", place, "tmpfs", _QUIET, "mode=0700,noswap")
+    except OSError:
+        syscalls.mount("cisfs", place, "tmpfs", _QUIET, "mode=0700")
+
+
+def _open_files() -> int:
+    """Return the hard limit for the container: a raised one would take CAP_SYS_RESOURCE."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return bundle.OPEN_FILES_HARD
+    return min(hard, bundle.OPEN_FILES_HARD)
+
+
+def _copy_attributes(source: str, target: str) -> None:
+    """Give a directory the owner, mode and times of another; the overlay shows the upper one's."""
+    status = Path(source).stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    Path(target).chmod(stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _add_mount_points(target: str, lowers: list[str]) -> None:
+    """Make the directories that runc mounts on, and cannot make in a read-only tree."""
+    for name in ("dev", "proc", "sys"):
+        if not any(os.path.lexists(f"{lower}/{name}") for lower in lowers):
+            Path(target, name).mkdir(mode=0o755)
+
+
+def _read_text(tree: int, path: str) -> str:
+    """Return a file of the container, empty when it has none."""
+    try:
+        descriptor = syscalls.open_in_root(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_ACCOUNT_FILE_LIMIT).decode("utf-8", "surrogateescape")

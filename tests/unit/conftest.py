@@ -1,0 +1,29 @@
+"""What the unit tests share: the umask that a serving process has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit import vaults
+
+
+@pytest.fixture(autouse=True)
+def no_umask() -> Iterator[None]:
+    """Modes reach the tree masked by the kernel already, so the process's own umask is 0."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory where fsync costs nothing, for tests that open a vault a thousand times."""
+    path = Path(tempfile.mkdtemp(prefix="cisfs-test-", dir=vaults.memory() or tmp_path))
+    yield path
+    shutil.rmtree(path)

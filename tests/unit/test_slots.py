@@ -1,0 +1,121 @@
+"""Key slots: which key opens which, and what a hostile slot may cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from cisfs.crypto.keys import SecretKey
+from cisfs.errors import FormatError, WrongKeyError
+from cisfs.format.config import SlotFields, b64
+from cisfs.keys import slots
+from cisfs.keys.credentials import Passphrase, RawKey
+from cisfs.keys.slots import new_slot, open_slots
+
+MASTER = SecretKey(b"m" * 32)
+VAULT = b"v" * 16
+WORDS, OTHER_WORDS = Passphrase(b"correct horse"), Passphrase(b"battery staple")
+FILE, OTHER_FILE = RawKey(b"f" * 32), RawKey(b"g" * 32)
+
+DEFAULT_COST = (slots.ITERATIONS, slots.LANES, slots.MEMORY_KIB)
+
+
+@pytest.fixture(autouse=True)
+def cheap_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "ITERATIONS", 1)
+    monkeypatch.setattr(slots, "LANES", 1)
+    monkeypatch.setattr(slots, "MEMORY_KIB", 8)
+
+
+def test_new_slots_say_what_they_were_made_with() -> None:
+    slot = new_slot(MASTER, WORDS, VAULT)
+    assert set(slot) == {"type", "kdf", "iterations", "lanes", "memory_kib", "salt", "wrapped"}
+    assert (slot["type"], slot["kdf"]) == ("passphrase", "argon2id")
+    assert set(new_slot(MASTER, FILE, VAULT)) == {"type", "salt", "wrapped"}
+    assert b64(MASTER.reveal())[:-2] not in str(slot)
+
+
+def test_the_default_cost_is_the_second_recommendation_of_rfc_9106() -> None:
+    """Less would be a quieter downgrade than any other change here."""
+    assert DEFAULT_COST == (3, 4, 64 * 1024)
+
+
+def test_each_credential_opens_its_own_slot_among_many() -> None:
+    made = [new_slot(MASTER, each, VAULT) for each in (OTHER_WORDS, OTHER_FILE, WORDS, FILE)]
+    for credential in (WORDS, OTHER_WORDS, FILE, OTHER_FILE):
+        assert open_slots(made, credential, VAULT) == MASTER
+
+
+def test_a_wrong_credential_opens_nothing() -> None:
+    made = [new_slot(MASTER, WORDS, VAULT), new_slot(MASTER, FILE, VAULT)]
+    with pytest.raises(WrongKeyError, match=r"^wrong passphrase$"):
+        open_slots(made, OTHER_WORDS, VAULT)
+    with pytest.raises(WrongKeyError, match=r"^wrong key file$"):
+        open_slots(made, OTHER_FILE, VAULT)
+    with pytest.raises(WrongKeyError, match=r"^no key slot takes a key-file; .* take: passphrase$"):
+        open_slots(made[:1], FILE, VAULT)
+    with pytest.raises(WrongKeyError, match=r"^no key slot takes a passphrase; .* take: key-file$"):
+        open_slots(made[1:], WORDS, VAULT)
+
+
+def test_a_passphrase_is_no_key_file_and_the_other_way_round() -> None:
+    same = b"s" * 32
+    with pytest.raises(WrongKeyError):
+        open_slots([new_slot(MASTER, Passphrase(same), VAULT)], RawKey(same), VAULT)
+    with pytest.raises(WrongKeyError):
+        open_slots([new_slot(MASTER, RawKey(same), VAULT)], Passphrase(same), VAULT)
+
+
+def test_a_slot_of_a_kind_to_come_is_passed_over() -> None:
+    unknown: SlotFields = {"type": "tpm2", "blob": "x"}
+    assert open_slots([unknown, new_slot(MASTER, FILE, VAULT)], FILE, VAULT) == MASTER
+    with pytest.raises(WrongKeyError, match="the slots here take: tpm2"):
+        open_slots([unknown], FILE, VAULT)
+
+
+def test_a_slot_is_bound_to_its_vault_and_to_its_own_fields() -> None:
+    for credential in (WORDS, FILE):
+        slot = dict(new_slot(MASTER, credential, VAULT))
+        with pytest.raises(WrongKeyError):
+            open_slots([slot], credential, b"w" * 16)
+        with pytest.raises(WrongKeyError):
+            open_slots([{**slot, "comment": "weaker"}], credential, VAULT)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("wrapped", None, "a key slot's wrapped key is not text"),
+        ("wrapped", "%", "a key slot's wrapped key is not base64"),
+        ("wrapped", b64(bytes(59)), "a key slot's wrapped key has a wrong length"),
+        ("salt", None, "a key slot's salt is not text"),
+        ("salt", "%", "a key slot's salt is not base64"),
+        ("salt", b64(bytes(15)), "a key slot's salt has a wrong length"),
+        ("kdf", "md5", "a passphrase slot uses an unknown function, 'md5'"),
+        ("kdf", None, "a passphrase slot uses an unknown function, None"),
+        ("iterations", 0, "a passphrase slot's iterations is not from 1 to 64"),
+        ("iterations", 65, "a passphrase slot's iterations is not from 1 to 64"),
+        ("iterations", True, "a passphrase slot's iterations is not from 1 to 64"),
+        ("iterations", "3", "a passphrase slot's iterations is not from 1 to 64"),
+        ("iterations", None, "a passphrase slot's iterations is not from 1 to 64"),
+        ("lanes", 65, "a passphrase slot's lanes is not from 1 to 64"),
+        ("lanes", -1, "a passphrase slot's lanes is not from 1 to 64"),
+        ("memory_kib", 2**32, "a passphrase slot's memory_kib is not from 1 to 4194304"),
+        ("memory_kib", 7, "a passphrase slot's memory_kib is less than 8 for each lane"),
+    ],
+)
+def test_a_damaged_slot_is_named_before_anything_is_computed(
+    field: str, value: str | int | None, words: str
+) -> None:
+    slot = dict(new_slot(MASTER, WORDS, VAULT))
+    if value is None:
+        del slot[field]
+    else:
+        slot[field] = value
+    with pytest.raises(FormatError, match=f"^{words}$"):
+        open_slots([slot], WORDS, VAULT)
+
+
+def test_two_slots_for_one_key_have_nothing_in_common() -> None:
+    one, other = (new_slot(MASTER, WORDS, VAULT) for _ in range(2))
+    assert one["salt"] != other["salt"]
+    assert one["wrapped"] != other["wrapped"]
