@@ -10,6 +10,7 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
     +-- IntegrityError               16   well-formed, but no key holder wrote it: forged
     +-- WrongKeyError                12   the passphrase or key offered opens no key slot
     +-- NoKeyError                   14   no passphrase or key was offered at all
+    +-- NoMemoryError                20   a key slot takes more memory than there is
     +-- BusyError                    15   in use: locked by another mount or command
     +-- MountError                   17   the mount point will not do, or mounting failed
     |   +-- NoFuseError              18   this machine or container has no usable /dev/fuse
@@ -65,6 +66,12 @@ class NoKeyError(CisfsError):
     """No passphrase or key was offered, and there is no terminal to ask at."""
 
     exit_code = 14
+
+
+class NoMemoryError(CisfsError):
+    """A key slot takes more memory than there is."""
+
+    exit_code = 20
 
 
 class BusyError(CisfsError):

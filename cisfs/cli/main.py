@@ -41,7 +41,8 @@ exit status:
   10  no vault at that path            17  the mount point will not do, or mounting failed
   11  damaged or truncated data        18  this machine has no usable /dev/fuse
   12  wrong passphrase or key          19  verify found damage
-  13  written by a newer cisfs        125  run failed before the command began
+  13  written by a newer cisfs         20  too little memory for a key slot
+                                      125  run failed before the command began
 """
 
 

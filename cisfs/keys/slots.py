@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cisfs.crypto.keys import KEY_SIZE, LABEL_KEY_FILE_SLOT, SecretKey, derive
-from cisfs.errors import FormatError, WrongKeyError
+from cisfs.errors import FormatError, NoMemoryError, WrongKeyError
 from cisfs.format.config import SlotFields, b64, from_b64
 from cisfs.keys.credentials import Credential, Passphrase
 
@@ -108,7 +108,13 @@ def _wrapping_key(slot: SlotFields, credential: Credential) -> bytes:
         lanes=lanes,
         memory_cost=memory,
     )
-    return kdf.derive(credential.secret)
+    try:
+        return kdf.derive(credential.secret)
+    except MemoryError:
+        raise NoMemoryError(
+            f"this key slot takes {memory // 1024} MiB of memory to try a passphrase, "
+            "which is not to be had here"
+        ) from None
 
 
 def _cost(slot: SlotFields, name: str) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 
 from cisfs.crypto.keys import SecretKey
-from cisfs.errors import FormatError, WrongKeyError
+from cisfs.errors import FormatError, NoMemoryError, WrongKeyError
 from cisfs.format.config import SlotFields, b64
 from cisfs.keys import slots
 from cisfs.keys.credentials import Passphrase, RawKey
@@ -113,6 +116,18 @@ def test_a_damaged_slot_is_named_before_anything_is_computed(
         slot[field] = value
     with pytest.raises(FormatError, match=f"^{words}$"):
         open_slots([slot], WORDS, VAULT)
+
+
+def test_a_slot_that_takes_more_memory_than_there_is_says_so() -> None:
+    slot = {**new_slot(MASTER, WORDS, VAULT), "memory_kib": 4 * 1024 * 1024}
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), before[1]))
+    try:
+        with pytest.raises(NoMemoryError, match="takes 4096 MiB of memory"):
+            open_slots([slot], WORDS, VAULT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_two_slots_for_one_key_have_nothing_in_common() -> None:
