@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         allow_other=args.allow_other,
         foreground=args.foreground,
         detach=not args.foreground,
-        log_file=args.log_file,
+        log_file=args.log_file and args.log_file.absolute(),
     )
     server.check(args.source, args.mountpoint)
     vault = Vault.open(

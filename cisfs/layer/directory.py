@@ -124,6 +124,27 @@ def open_regular(fd: int, name: bytes, flags: int = READ_FLAGS) -> int:
     return opened
 
 
+def open_own(fd: int, name: bytes, flags: int) -> int:
+    """Open a stored file for what its owner may do with it, whatever the file's mode.
+
+    The kernel has checked the mode against what the caller wants; to write a part of a unit takes
+    reading the rest, which an ordinary user's own files may forbid (git makes them so).  Raises
+    OSError.
+    """
+    try:
+        return os.open(name, flags, dir_fd=fd)
+    except PermissionError:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise
+    mode = stat.S_IMODE(status.st_mode)
+    os.chmod(name, mode | stat.S_IRUSR | stat.S_IWUSR, dir_fd=fd)
+    try:
+        return os.open(name, flags, dir_fd=fd)
+    finally:
+        os.chmod(name, mode, dir_fd=fd)
+
+
 def _read_small(fd: int, name: bytes, most: int) -> bytes:
     file = open_regular(fd, name)
     try:

@@ -163,8 +163,9 @@ class Entries:
     @contextlib.contextmanager
     def _making(self, directory: Node, name: bytes) -> Iterator[tuple[int, bytes]]:
         """Prepare a new entry, and clean up after it when it cannot be made."""
-        stored = self._places.prepare(directory, name)
+        stored = self._places.stored(directory, name)
         try:
+            self._places.prepare(directory, name, stored)
             yield self._places.fd(directory), stored
         except BaseException:
             self._places.discard(directory, stored)

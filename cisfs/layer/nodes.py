@@ -54,12 +54,14 @@ class Node:
         "dir_id",
         "file",
         "ino",
+        "kept_mtime_ns",
         "links",
         "listing",
         "number",
         "object_id",
         "opens",
         "refs",
+        "written",
     )
 
     def __init__(self, number: int, ino: int) -> None:
@@ -70,6 +72,8 @@ class Node:
         self.links: dict[tuple[Node, bytes], None] = {}
         self.file: EncryptedFile | None = None
         self.attr: Attr | None = None
+        self.kept_mtime_ns = 0  # as the kernel has it, which keeps it itself once it knows the node
+        self.written = False  # since it was opened
         self.bare = False  # known to have no extended attribute
         self.object_id: bytes | None = None  # what its extended attributes are bound to
         # directories only:

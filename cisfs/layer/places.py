@@ -109,12 +109,10 @@ class Places:
         """Return the stored name of `name` in `parent`."""
         return self._vault.stored_names.stored(self.dir_id(parent), name)
 
-    def prepare(self, parent: Node, name: bytes) -> bytes:
-        """Make ready for a new entry; returns its stored name."""
-        stored = self.stored(parent, name)
+    def prepare(self, parent: Node, name: bytes, stored: bytes) -> None:
+        """Make ready for a new entry."""
         parent.listing = None
         self._vault.stored_names.prepare(self.fd(parent), self.dir_id(parent), name, stored)
-        return stored
 
     def discard(self, parent: Node, stored: bytes) -> None:
         """Clean up after an entry that is gone, or was not made; one that is there stays."""

@@ -15,11 +15,12 @@ from cisfs.errors import FormatError, IntegrityError
 from cisfs.format.geometry import HEADER_SIZE
 from cisfs.format.header import FileHeader
 from cisfs.format.names import is_reserved
+from cisfs.layer.directory import READ_WRITE_FLAGS, open_own
 from cisfs.layer.file import FileContext, open_units
 from cisfs.layer.journal import LeftOver
 from cisfs.layer.mend import Mended, mend
 
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FLAGS = READ_WRITE_FLAGS | os.O_NONBLOCK
 
 
 def recover(root: int, context: FileContext, left: LeftOver) -> list[str]:
@@ -77,17 +78,5 @@ def _files(root: int) -> Iterator[tuple[str, int]]:
                 mode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
                 if not stat.S_ISREG(mode) or is_reserved(os.fsencode(name)):
                     continue
-                opened = _open_whatever_the_mode(name, dir_fd, mode)
+                opened = open_own(dir_fd, os.fsencode(name), _FLAGS)
                 yield os.path.normpath(f"{directory}/{name}"), opened
-
-
-def _open_whatever_the_mode(name: str, dir_fd: int, mode: int) -> int:
-    """Open a file of ours that its mode keeps even its owner from writing, as git makes them."""
-    try:
-        return os.open(name, _FLAGS, dir_fd=dir_fd)
-    except PermissionError:
-        os.chmod(name, stat.S_IMODE(mode) | stat.S_IRUSR | stat.S_IWUSR, dir_fd=dir_fd)
-    try:
-        return os.open(name, _FLAGS, dir_fd=dir_fd)
-    finally:
-        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)

@@ -25,6 +25,7 @@ from cisfs.format import names as spelling
 from cisfs.format.geometry import Geometry
 from cisfs.format.header import FileHeader
 from cisfs.format.names import TARGET_NONCE_SIZE
+from cisfs.layer.directory import open_own
 from cisfs.layer.entries import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -90,9 +91,7 @@ class VaultTree:
     def close(self) -> None:
         """Close every file and the vault.  Raises OSError if something could not be kept."""
         for node in self._table.nodes():
-            if node.file is not None:
-                node.file.close()
-                node.file = None
+            self._close_file(node)
         self._places.close()
         self._vault.close()
 
@@ -104,12 +103,12 @@ class VaultTree:
         stored = self._places.stored(directory, name)
         status = self._places.look(directory, stored)
         node = self._table.enter(status, directory, stored)
-        node.refs += 1
-        return self._table.attr(node, status)
+        return self._taken(node, self._table.attr(node, status))
 
     def hold(self, node: int) -> None:
         """Take one more reference to a node."""
-        self._table[node].refs += 1
+        found = self._table[node]
+        self._taken(found, self._getattr(found) if found.attr is None else found.attr)
 
     def forget(self, node: int, count: int) -> None:
         """Give back `count` references."""
@@ -125,6 +124,8 @@ class VaultTree:
         """Change attributes; returns them all."""
         self._check_writable()
         found = self._table[node]
+        if change.mtime_ns is not None:
+            found.kept_mtime_ns = change.mtime_ns
         if self._is_gone(found):
             # The kernel still writes times back to a file that was deleted: nothing keeps them.
             return self._getattr(found)
@@ -239,8 +240,7 @@ class VaultTree:
         self._check_writable()
         found = self._table[node]
         self._entries.link(found, self._table[new_parent], new_name)
-        found.refs += 1
-        return self._getattr(found)
+        return self._taken(found, self._getattr(found))
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove an entry that is not a directory."""
@@ -260,9 +260,12 @@ class VaultTree:
         source, target = self._table[old_parent], self._table[new_parent]
         self._entries.rename(source, old_name, target, new_name, flags)
 
-    def _taken(self, node: Node) -> Attr:
+    def _taken(self, node: Node, attr: Attr | None = None) -> Attr:
+        attr = attr or node.attr or self._getattr(node)
+        if not node.refs:
+            node.kept_mtime_ns = attr.mtime_ns
         node.refs += 1
-        return node.attr or self._getattr(node)
+        return attr
 
     # -- files -----------------------------------------------------------------------------
 
@@ -290,6 +293,7 @@ class VaultTree:
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write all of `data`; returns its length."""
         node = self._table[handle]
+        node.written = True
         with self._naming(node):
             return self._file(node).write(offset, data)
 
@@ -321,9 +325,7 @@ class VaultTree:
         if node.file is not None and (node.file.writable or not write):
             return node.file
         parent, stored = self._places.at(node)
-        fd = os.open(
-            stored, _FILE_FLAGS | (os.O_RDWR if write else self._read_flags), dir_fd=parent
-        )
+        fd = open_own(parent, stored, _FILE_FLAGS | (os.O_RDWR if write else self._read_flags))
         context = self._vault.context if write else self._reading
         try:
             with self._naming(node):
@@ -345,8 +347,23 @@ class VaultTree:
 
     def _close_if_unused(self, node: Node) -> None:
         if node.opens <= 0 and node.file is not None:
-            node.file.close()
-            node.file = None
+            self._close_file(node)
+
+    def _close_file(self, node: Node) -> None:
+        """Close a node's file; its time of modification stays what the writer's kernel thinks.
+
+        With write-back caching the kernel keeps that time itself and writes the content later, and
+        it does not say so where the time is still the one that it was told.
+        """
+        if node.file is None:
+            return
+        if node.written:
+            status = os.fstat(node.file.fd)
+            if status.st_mtime_ns != node.kept_mtime_ns:
+                os.utime(node.file.fd, ns=(status.st_atime_ns, node.kept_mtime_ns))
+        node.written = False
+        node.file.close()
+        node.file = None
 
     def _truncate(self, node: Node, size: int) -> None:
         file = self._opened(node, write=True)

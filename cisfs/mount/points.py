@@ -75,7 +75,8 @@ def resolved(path: str | os.PathLike[str]) -> Path:
 def is_dead(mountpoint: Path) -> bool:
     """Return whether `mountpoint` is a FUSE mount whose server is gone."""
     try:
-        mountpoint.stat()
+        # Not stat: the kernel answers that from its cache for as long as attributes are valid.
+        os.statvfs(mountpoint)
     except OSError as error:
         return error.errno in _DEAD
     return False

@@ -85,7 +85,8 @@ def start_logging(log_file: Path | None, *, to_stderr: bool) -> None:
 
 def _log_handler(log_file: Path | None, to_stderr: bool) -> logging.Handler:
     if log_file is not None:
-        return logging.FileHandler(log_file)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return logging.StreamHandler(os.fdopen(os.open(log_file, flags, 0o600), "a"))
     if to_stderr:
         return logging.StreamHandler()
     try:

@@ -5,10 +5,11 @@ one request after the other; no handler ever suspends, so each is atomic, and th
 kept and filled anew for every request (pyfuse3 copies them before the next one).
 
 The vault is locked, so nobody changes it behind the kernel's back: entries, their absence and
-attributes may be cached for a day, and file content from one open to the next.  There is no `flush`
-handler on purpose: the base class answers ENOSYS, so the kernel stops asking at every close(2), and
-goes on writing dirty pages back and reporting their errors there (fs/fuse/file.c, fuse_flush).
-opendir and open cannot be saved the same way: pyfuse3 passes readdir and read no node number.
+attributes may be cached for a day, and file content from one open to the next.  On a read-only
+mount `flush` answers ENOSYS, and the kernel stops asking at every close(2).  Where there is
+something to write back it must ask, though there is nothing to do: after the death of the server,
+the answer that does not come is how close(2) learns that the content was lost.  opendir and open
+cannot be saved the same way: pyfuse3 passes readdir and read no node number.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class VaultOperations(pyfuse3.Operations):
 
     def __init__(self, tree: VaultTree, *, read_only: bool) -> None:
         self.enable_writeback_cache = not read_only
+        self._read_only = read_only
         self._tree = tree
         self._entry = EntryAttributes()
         self._entry.entry_timeout = self._entry.attr_timeout = _DAY
@@ -218,7 +220,10 @@ class VaultOperations(pyfuse3.Operations):
 
     @_handler
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self._tree.listxattr(inode)
+        names = self._tree.listxattr(inode)
+        if ctx.uid == 0:
+            return names
+        return [name for name in names if not name.startswith(b"trusted.")]  # see xattr(7)
 
     @_handler
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -253,6 +258,11 @@ class VaultOperations(pyfuse3.Operations):
     @_handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
         return self._tree.write(fh, off, buf)
+
+    @_handler
+    def flush(self, fh: int) -> None:
+        if self._read_only:
+            raise OSError(errno.ENOSYS, "never asked again")
 
     @_handler
     def release(self, fh: int) -> None:

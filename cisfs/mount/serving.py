@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from cisfs.layer.tree import VaultTree
     from cisfs.layer.vault import Vault
+    from cisfs.mount.pyfuse import Session
 
 TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOUNTED = b"mounted"
@@ -109,11 +110,12 @@ def _serve(assignment: Assignment) -> int:
 
     code = 1
     tree = VaultTree(assignment.vault)
+    served = False
     try:
-        _session(tree, assignment)
+        served = _session(tree, assignment)
     finally:
         code = _close(tree, assignment.source)
-    return code
+    return code if served else 1
 
 
 def _shed(options: MountOptions, parent: int) -> None:
@@ -127,8 +129,8 @@ def _shed(options: MountOptions, parent: int) -> None:
         process.end_with_parent(parent)
 
 
-def _session(tree: VaultTree, assignment: Assignment) -> None:
-    """Mount, report it, and answer until the end."""
+def _session(tree: VaultTree, assignment: Assignment) -> bool:
+    """Mount, report it, and answer until the end; tells whether that was an orderly one."""
     from cisfs.mount import pyfuse
 
     mountpoint, options = assignment.mountpoint, assignment.options
@@ -144,11 +146,21 @@ def _session(tree: VaultTree, assignment: Assignment) -> None:
         departure.device = entry.device if entry is not None else ""
         _tell(assignment.report, MOUNTED)
         os.close(assignment.report)
-        session.serve()
+        return _answered(session)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         session.close()
         departure.finish()
+
+
+def _answered(session: Session) -> bool:
+    """Answer requests to the end; what breaks the session off has only the log to be said in."""
+    try:
+        session.serve()
+    except Exception:
+        log.exception("the session broke off")
+        return False
+    return True
 
 
 def _close(tree: VaultTree, source: Path) -> int:
