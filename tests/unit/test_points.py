@@ -101,10 +101,10 @@ def test_a_missing_vault_is_not_the_mount_points_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
 def test_a_mount_without_a_server_is_dead(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def stat(_path: Path) -> os.stat_result:
+    def statvfs(_path: Path) -> os.statvfs_result:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "statvfs", statvfs)
     assert points.is_dead(Path("/srv/view"))
 
 
