@@ -28,7 +28,6 @@ RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,7 +55,10 @@ class Entries:
             file_fd = os.open(stored, _CREATE_FLAGS, stat.S_IMODE(mode), dir_fd=fd)
             try:
                 file = EncryptedFile.create(file_fd, self._vault.context)
-                self._give(directory, stored, mode, caller)
+                owner = self._owner(directory, caller)
+                if owner is not None:
+                    os.fchown(file_fd, *owner)
+                    os.fchmod(file_fd, stat.S_IMODE(mode))  # chown(2) clears the set-id bits
                 status = os.fstat(file_fd)
             except BaseException:
                 os.close(file_fd)
@@ -73,7 +75,7 @@ class Entries:
         """Make a FIFO, socket or device."""
         with self._making(directory, name) as (fd, stored):
             os.mknod(stored, mode, rdev, dir_fd=fd)
-            self._give(directory, stored, mode, caller)
+            self._give(directory, stored, caller)
         return self._enter(directory, stored)
 
     def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
@@ -85,9 +87,9 @@ class Entries:
         node = self._enter(directory, stored)
         try:
             node.dir_id = create_id(self._places.fd(node))
-            self._give(directory, stored, 0, caller)
+            self._give(directory, stored, caller)
             if mode & stat.S_IRWXU != stat.S_IRWXU:
-                os.chmod(stored, mode | _kept_bits(node), dir_fd=self._places.fd(directory))
+                os.fchmod(self._places.fd(node), mode | _kept_bits(node))
         except OSError:
             # A full disk can give a directory and not its id.
             with contextlib.suppress(OSError):
@@ -107,7 +109,7 @@ class Entries:
         text = spelling.encode(nonce + self._vault.names.encrypt_target(nonce, target))
         with self._making(directory, name) as (fd, stored):
             os.symlink(text, stored, dir_fd=fd)
-            self._give(directory, stored, 0, caller)
+            self._give(directory, stored, caller)
         return self._enter(directory, stored)
 
     def link(self, node: Node, directory: Node, name: bytes) -> None:
@@ -177,15 +179,18 @@ class Entries:
         self._table.attr(node, status)
         return node
 
-    def _give(self, directory: Node, stored: bytes, mode: int, caller: Caller) -> None:
-        """Give a new object to the caller; the set-id bits that this clears are set again."""
+    def _owner(self, directory: Node, caller: Caller) -> tuple[int, int] | None:
+        """Whose a new object in `directory` must be made; None if it is theirs already."""
         if not self._is_root or caller == self._me:
-            return
-        fd = self._places.fd(directory)
-        gid = -1 if directory.setgid else caller.gid
-        os.chown(stored, caller.uid, gid, dir_fd=fd, follow_symlinks=False)
-        if mode & _SET_ID and not stat.S_ISLNK(mode):
-            os.chmod(stored, stat.S_IMODE(mode), dir_fd=fd)
+            return None
+        return caller.uid, -1 if directory.setgid else caller.gid
+
+    def _give(self, directory: Node, stored: bytes, caller: Caller) -> None:
+        """Give a new object that is no regular file to the caller."""
+        owner = self._owner(directory, caller)
+        if owner is not None:
+            fd = self._places.fd(directory)
+            os.chown(stored, *owner, dir_fd=fd, follow_symlinks=False)
 
     def _remove_backing(self, directory: Node, stored: bytes, node: Node) -> None:
         """rmdir(2) of a directory that may hold nothing but helpers, put back if that fails."""

@@ -10,8 +10,9 @@ import contextlib
 import errno
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 
-from cisfs.errors import CisfsError, FormatError
+from cisfs.errors import CisfsError, FormatError, IntegrityError
 from cisfs.format.names import is_helper, is_long, is_reserved
 from cisfs.layer.directory import read_id, sync_id
 from cisfs.layer.nodes import Node, NodeTable
@@ -169,6 +170,14 @@ class Places:
     def named(self, node: Node, error: CisfsError) -> CisfsError:
         """The same error, saying which file it is about."""
         return type(error)(f"{self.plain_path(node)}: {error}")
+
+    @contextlib.contextmanager
+    def naming(self, node: Node) -> Iterator[None]:
+        """Say in a FormatError or IntegrityError which file it is about."""
+        try:
+            yield
+        except (FormatError, IntegrityError) as error:
+            raise self.named(node, error) from None
 
     def is_new(self, directory: Node) -> None:
         """Note that a directory was made and its id is not durable."""

@@ -10,22 +10,17 @@ process's umask must be 0: modes come masked already.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
-from cisfs.errors import FormatError, IntegrityError
 from cisfs.format import names as spelling
 from cisfs.format.geometry import Geometry
-from cisfs.format.header import FileHeader
 from cisfs.format.names import TARGET_NONCE_SIZE
-from cisfs.layer.directory import open_own
 from cisfs.layer.entries import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -33,7 +28,7 @@ from cisfs.layer.entries import (
     Caller,
     Entries,
 )
-from cisfs.layer.file import EncryptedFile
+from cisfs.layer.files import OpenFiles
 from cisfs.layer.nodes import ROOT, Attr, Node, NodeTable
 from cisfs.layer.places import Places
 from cisfs.layer.vault import Vault
@@ -50,7 +45,6 @@ __all__ = [
     "VaultTree",
 ]
 
-_FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _UNBOUND = bytes(16)  # symlinks and devices have nothing that their xattrs could be bound to
 
 log = logging.getLogger(__name__)
@@ -78,20 +72,17 @@ class VaultTree:
         self._places = Places(vault, self._table)
         self._table.on_drop = self._places.forget
         self._entries = Entries(vault, self._table, self._places)
+        self._files = OpenFiles(vault.context, self._places)
         self._xattrs = Xattrs(vault.names)
-        self._reading = replace(vault.context, journal=None)
         self._table.root.dir_id = vault.root_id
         self._table.attr(self._table.root, status)
         self._listings: dict[int, tuple[Node, list[tuple[bytes, bytes]]]] = {}
         self._handles = itertools.count(1)
-        # Root may read without leaving traces in the backing files' access times, which would
-        # cost a metadata write for each.
-        self._read_flags = os.O_RDONLY | (os.O_NOATIME if os.geteuid() == 0 else 0)
 
     def close(self) -> None:
         """Close every file and the vault.  Raises OSError if something could not be kept."""
         for node in self._table.nodes():
-            self._close_file(node)
+            self._files.close(node)
         self._places.close()
         self._vault.close()
 
@@ -130,7 +121,7 @@ class VaultTree:
             # The kernel still writes times back to a file that was deleted: nothing keeps them.
             return self._getattr(found)
         if change.size is not None:
-            self._truncate(found, change.size)
+            self._files.truncate(found, change.size)
         if change.uid is not None or change.gid is not None:
             self._chown(found, change.uid, change.gid)
         if change.mode is not None:
@@ -144,7 +135,7 @@ class VaultTree:
         found = self._table[node]
         fd, stored = self._places.at(found)
         text = os.readlink(stored, dir_fd=fd)
-        with self._naming(found):
+        with self._places.naming(found):
             sealed = spelling.decode(text)
             nonce, cipher = sealed[:TARGET_NONCE_SIZE], sealed[TARGET_NONCE_SIZE:]
             return self._vault.names.decrypt_target(nonce, cipher)
@@ -186,7 +177,7 @@ class VaultTree:
 
     def _set_times(self, node: Node, atime: int | None, mtime: int | None) -> None:
         if atime is None or mtime is None:
-            now = self._getattr(node)
+            now = node.attr or self._getattr(node)
             atime = now.atime_ns if atime is None else atime
             mtime = now.mtime_ns if mtime is None else mtime
         if node.file is not None:
@@ -210,7 +201,7 @@ class VaultTree:
             attr = self.lookup(parent, name)
             handle = self.open(attr.node, flags)
             return handle, self.getattr(attr.node)
-        node.opens += 1
+        self._files.adopt(node)
         return node.number, self._taken(node)
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
@@ -220,7 +211,7 @@ class VaultTree:
         if not stat.S_ISREG(mode):
             return self._taken(self._entries.make_special(directory, name, mode, rdev, caller))
         node = self._entries.make_file(directory, name, mode, caller)
-        self._close_if_unused(node)
+        self._files.close(node)
         return self._taken(node)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attr:
@@ -272,12 +263,13 @@ class VaultTree:
     def open(self, node: int, flags: int) -> int:
         """Open a regular file; returns a handle."""
         found = self._table[node]
-        truncating = bool(flags & os.O_TRUNC)
-        self._opened(found, write=truncating or flags & os.O_ACCMODE != os.O_RDONLY)
-        found.opens += 1
-        if truncating:
+        writing = bool(flags & os.O_TRUNC) or flags & os.O_ACCMODE != os.O_RDONLY
+        if writing:
+            self._check_writable()
+        self._files.open(found, write=writing)
+        if flags & os.O_TRUNC:
             try:
-                self._truncate(found, 0)
+                self._files.truncate(found, 0)
                 self._drop_set_id(found)
             except BaseException:
                 self.release(node)
@@ -286,16 +278,11 @@ class VaultTree:
 
     def read(self, handle: int, offset: int, size: int) -> memoryview:
         """Return up to `size` bytes; the view is valid until the next call into the tree."""
-        node = self._table[handle]
-        with self._naming(node):
-            return self._file(node).read(offset, size)
+        return self._files.read(self._table[handle], offset, size)
 
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write all of `data`; returns its length."""
-        node = self._table[handle]
-        node.written = True
-        with self._naming(node):
-            return self._file(node).write(offset, data)
+        return self._files.write(self._table[handle], offset, data)
 
     def flush(self, handle: int) -> None:
         """A descriptor was closed: nothing is held back, so there is nothing to do."""
@@ -303,40 +290,14 @@ class VaultTree:
     def release(self, handle: int) -> None:
         """The last descriptor of an open was closed."""
         node = self._table[handle]
-        node.opens -= 1
-        self._close_if_unused(node)
+        self._files.release(node)
         self._table.drop_if_unused(node)
 
     def fsync(self, handle: int, datasync: bool) -> None:
         """Make a file durable, and findable: the ids of new directories above it are synced too."""
         node = self._table[handle]
-        self._file(node).sync(datasync)
+        self._files.sync(node, datasync)
         self._places.sync_way_to(node)
-
-    def _file(self, node: Node) -> EncryptedFile:
-        if node.file is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return node.file
-
-    def _opened(self, node: Node, *, write: bool) -> EncryptedFile:
-        """Return the node's open file, opened (again) for writing if need be."""
-        if write:
-            self._check_writable()
-        if node.file is not None and (node.file.writable or not write):
-            return node.file
-        parent, stored = self._places.at(node)
-        fd = open_own(parent, stored, _FILE_FLAGS | (os.O_RDWR if write else self._read_flags))
-        context = self._vault.context if write else self._reading
-        try:
-            with self._naming(node):
-                if node.file is not None:
-                    node.file.reopen(fd, context)
-                else:
-                    node.file = EncryptedFile.open(fd, context)
-        except BaseException:
-            os.close(fd)
-            raise
-        return node.file
 
     def _drop_set_id(self, node: Node) -> None:
         """Take the set-id bits away, as for any write: an open that truncates is not announced."""
@@ -344,34 +305,6 @@ class VaultTree:
         kept = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
         if kept != mode:
             self._chmod(node, stat.S_IMODE(kept))
-
-    def _close_if_unused(self, node: Node) -> None:
-        if node.opens <= 0 and node.file is not None:
-            self._close_file(node)
-
-    def _close_file(self, node: Node) -> None:
-        """Close a node's file; its time of modification stays what the writer's kernel thinks.
-
-        With write-back caching the kernel keeps that time itself and writes the content later, and
-        it does not say so where the time is still the one that it was told.
-        """
-        if node.file is None:
-            return
-        if node.written:
-            status = os.fstat(node.file.fd)
-            if status.st_mtime_ns != node.kept_mtime_ns:
-                os.utime(node.file.fd, ns=(status.st_atime_ns, node.kept_mtime_ns))
-        node.written = False
-        node.file.close()
-        node.file = None
-
-    def _truncate(self, node: Node, size: int) -> None:
-        file = self._opened(node, write=True)
-        try:
-            with self._naming(node):
-                file.truncate(size)
-        finally:
-            self._close_if_unused(node)
 
     # -- directories -----------------------------------------------------------------------
 
@@ -425,28 +358,28 @@ class VaultTree:
         found = self._table[node]
         if name not in ACL_NAMES and self._is_bare(found):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        with self._naming(found):
+        with self._places.naming(found):
             return self._xattrs.get(*self._xattr_place(found), name)
 
     def setxattr(self, node: int, name: bytes, value: bytes) -> None:
         """Set an extended attribute."""
         self._check_writable()
         found = self._table[node]
-        with self._naming(found):
+        with self._places.naming(found):
             self._xattrs.set(*self._xattr_place(found), name, value)
         found.bare = found.bare and name in ACL_NAMES
 
     def listxattr(self, node: int) -> list[bytes]:
         """Return the names of all extended attributes."""
         found = self._table[node]
-        with self._naming(found):
+        with self._places.naming(found):
             return self._xattrs.names(*self._xattr_place(found))
 
     def removexattr(self, node: int, name: bytes) -> None:
         """Remove an extended attribute; OSError ENODATA if it is absent."""
         self._check_writable()
         found = self._table[node]
-        with self._naming(found):
+        with self._places.naming(found):
             self._xattrs.remove(*self._xattr_place(found), name)
 
     def _is_bare(self, node: Node) -> bool:
@@ -468,12 +401,7 @@ class VaultTree:
         if not stat.S_ISREG(mode):
             return _UNBOUND
         if node.object_id is None:
-            parent, stored = self._places.at(node)
-            fd = os.open(stored, _FILE_FLAGS | os.O_RDONLY, dir_fd=parent)
-            try:
-                node.object_id = FileHeader.parse(os.pread(fd, 32, 0)).file_id
-            finally:
-                os.close(fd)
+            node.object_id = self._files.file_id(node)
         return node.object_id
 
     # -- the rest --------------------------------------------------------------------------
@@ -481,11 +409,3 @@ class VaultTree:
     def _check_writable(self) -> None:
         if self._vault.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    @contextlib.contextmanager
-    def _naming(self, node: Node) -> Iterator[None]:
-        """Say in a FormatError or IntegrityError which file it is about."""
-        try:
-            yield
-        except (FormatError, IntegrityError) as error:
-            raise self._places.named(node, error) from None

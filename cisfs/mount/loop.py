@@ -3,7 +3,7 @@
 pyfuse3 looks its event loop up by the name `trio` in its own module and uses seven names of it; its
 own `pyfuse3.asyncio` replaces it the same way.  Every handler of ours is one synchronous call, so a
 scheduler has nothing to schedule: it only puts two epoll round trips between the kernel and the
-answer.  Here "wait until readable" returns at once, and the read(2) that follows does the waiting.
+answer.  Here "wait until readable" looks for a moment, and the read(2) that follows does the rest.
 Measured: 25-40 us a request, against 60-450 us through trio.
 
 Does not know pyfuse3, FUSE requests, or what a signal means.  One loop a process, on its only
@@ -12,10 +12,18 @@ thread: no other could run Python, because pyfuse3 keeps the interpreter lock wh
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from time import monotonic_ns
 from types import ModuleType
 from typing import Any
+
+# How long to look for the next request before sleeping.  On two quiet processors of a virtual
+# machine this made a warm tar a third faster, and used no more time of theirs: going to sleep and
+# being woken costs about as much as looking.
+_PATIENCE_NS = 200_000
 
 
 def stand_in_for_trio() -> None:
@@ -85,15 +93,28 @@ class DirectLoop:
 
     def __init__(self, attend: Callable[[], bool]) -> None:
         self.attention = False
+        self._poll: select.poll | None = None
+        # On a single processor the client could not even ask while we look.
+        self._patience = _PATIENCE_NS if len(os.sched_getaffinity(0)) > 1 else 0
         self.lowlevel = self
         self._attend = attend
 
-    def wait_readable(self, _descriptor: int) -> _Done:
-        """Return at once, unless somebody asked for attention."""
+    def wait_readable(self, descriptor: int) -> _Done:
+        """Look for a request for a moment, unless somebody asked for attention.
+
+        A client that does one thing after the other asks again within microseconds; a server that
+        has gone to sleep by then is woken in ten times that.
+        """
         if self.attention:
             self.attention = False
             if self._attend():
                 raise ClosedResourceError
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        poll, end = self._poll.poll, monotonic_ns() + self._patience
+        while not poll(0) and monotonic_ns() < end:
+            pass
         return _DONE
 
     def current_task(self) -> type[_Task]:
