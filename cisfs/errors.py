@@ -4,7 +4,7 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
 
     CisfsError                        1   anything else that went wrong, said in one line
     +-- UsageError                    2   the command line asks for something that cannot be
-    +-- NotAVaultError               10   there is no vault (or layer) at that path
+    +-- NotAVaultError               10   there is no vault or sealed layer at that path
     +-- FormatError                  11   bytes that cisfs never writes: damaged or truncated
     |   +-- UnsupportedVersionError  13   written by a newer cisfs
     +-- IntegrityError               16   well-formed, but no key holder wrote it: forged
@@ -39,7 +39,7 @@ class UsageError(CisfsError):
 
 
 class NotAVaultError(CisfsError):
-    """There is no vault at that path."""
+    """There is no vault or sealed layer at that path."""
 
     exit_code = 10
 
@@ -75,7 +75,7 @@ class NoMemoryError(CisfsError):
 
 
 class BusyError(CisfsError):
-    """Another mount or command holds the vault."""
+    """Another mount or command holds the vault or layer."""
 
     exit_code = 15
 

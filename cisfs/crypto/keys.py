@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_SIZE = 32
 ID_SIZE = 16
 
-# The labels separate the derived keys from each other.  Changing one makes every existing vault
-# unreadable; tests/unit/test_keys.py pins them.
+# The labels separate the derived keys from each other.  Changing one makes every existing vault or
+# sealed layer unreadable; tests/unit/test_keys.py pins them.
 LABEL_HEADER = b"cisfs v1 vault header"
 LABEL_NAMES = b"cisfs v1 names"
 LABEL_SYMLINKS = b"cisfs v1 symlinks"
@@ -27,6 +27,8 @@ LABEL_XATTR_VALUES = b"cisfs v1 xattr values"
 LABEL_JOURNAL = b"cisfs v1 journal"
 LABEL_FILE = b"cisfs v1 file"
 LABEL_KEY_FILE_SLOT = b"cisfs v1 key-file slot"
+LABEL_LAYER_HEADER = b"cisfs v1 layer header"
+LABEL_LAYER_UNITS = b"cisfs v1 layer units"
 
 
 class SecretKey:
@@ -102,3 +104,19 @@ def file_keys(master: SecretKey, file_id: bytes, header_fields: bytes) -> tuple[
     """
     okm = derive(master, file_id, LABEL_FILE + header_fields, 96)
     return okm[:64], okm[64:]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKeys:
+    """The keys of one sealed layer, derived from its layer key and its 16-byte layer id."""
+
+    header_mac: bytes = field(repr=False)  # 32 bytes, HMAC-SHA-256
+    units: bytes = field(repr=False)  # 64 bytes, AES-256-XTS
+
+    @classmethod
+    def derive(cls, master: SecretKey, layer_id: bytes) -> LayerKeys:
+        """Derive both; `master` is the layer key, drawn afresh for each layer."""
+        return cls(
+            header_mac=derive(master, layer_id, LABEL_LAYER_HEADER, 32),
+            units=derive(master, layer_id, LABEL_LAYER_UNITS, 64),
+        )

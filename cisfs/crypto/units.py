@@ -1,7 +1,7 @@
-"""Data units: AES-256-XTS (IEEE 1619, NIST SP 800-38E) and keyed BLAKE3 tags under one file's keys.
+"""Data units: AES-256-XTS (IEEE 1619, NIST SP 800-38E), and keyed BLAKE3 tags for those of files.
 
-Does not know where a unit lies or what file it belongs to; the caller gives the unit number.
-A UnitCipher holds no mutable state; safe from several threads.
+Does not know where a unit lies or what file or layer it belongs to; the caller gives the unit
+number.  The ciphers hold no mutable state; safe from several threads.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ _CONTEXT = struct.Struct("<QBB6x")
 _TWEAK = struct.Struct("<QQ")
 
 
-class UnitCipher:
-    """Encrypts, decrypts and tags the data units of one file.
+class XtsCipher:
+    """Encrypts and decrypts data units under one key; authenticates nothing.
 
-    Every length of ciphertext is a multiple of 16 bytes, so no ciphertext is ever stolen and each
-    block stands alone; a shorter plaintext is padded with zeros by the caller.
+    Every length is a multiple of 16 bytes, so no ciphertext is ever stolen and each block stands
+    alone.
     """
 
-    __slots__ = ("_aes", "_tag_key")
+    __slots__ = ("_aes",)
 
-    def __init__(self, xts_key: bytes, tag_key: bytes) -> None:
-        """Take the 64-byte XTS key (two AES-256 keys) and the 32-byte tag key."""
+    def __init__(self, xts_key: bytes) -> None:
+        """Take the 64-byte XTS key (two AES-256 keys)."""
         self._aes = algorithms.AES(xts_key)
-        self._tag_key = tag_key
 
     # One unit is one context and one update: `cryptography` restarts the tweak at each update of
     # an XTS context, which tests/vectors/test_xts.py shows.
@@ -50,9 +49,23 @@ class UnitCipher:
     def decrypt_into(
         self, unit: int, cipher: bytes | memoryview, out: bytearray | memoryview
     ) -> None:
-        """Decrypt one unit into `out`, which is at least as long; its tag was checked before."""
+        """Decrypt one unit into `out`, which is at least as long; it was authenticated before."""
         mode = modes.XTS(_TWEAK.pack(unit, 0))
         Cipher(self._aes, mode).decryptor().update_into(cipher, out)
+
+
+class UnitCipher(XtsCipher):
+    """Encrypts, decrypts and tags the data units of one file.
+
+    A plaintext that is not whole blocks is padded with zeros by the caller.
+    """
+
+    __slots__ = ("_tag_key",)
+
+    def __init__(self, xts_key: bytes, tag_key: bytes) -> None:
+        """Take the 64-byte XTS key (two AES-256 keys) and the 32-byte tag key."""
+        super().__init__(xts_key)
+        self._tag_key = tag_key
 
     def tag(self, unit: int, cipher: bytes | memoryview) -> bytes:
         """Return the 16-byte tag over a unit's ciphertext, its number and (implied) its length."""

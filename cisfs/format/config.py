@@ -39,7 +39,7 @@ class VaultConfig:
 
         JSON with sorted keys and no white space, ASCII only.
         """
-        return _canonical(
+        return canonical(
             {
                 "format": FORMAT,
                 "version": VERSION,
@@ -53,7 +53,7 @@ class VaultConfig:
         """Return the file's bytes, checksum and code included, laid out for a person to read."""
         document = json.loads(self.body())
         document["mac"] = b64(self.mac)
-        document["checksum"] = _checksum(_canonical(document))
+        document["checksum"] = _checksum(canonical(document))
         return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -63,12 +63,12 @@ class VaultConfig:
         Raises UnsupportedVersionError for a newer version, FormatError for any damage: the
         checksum tells damage apart from a wrong passphrase.
         """
-        document = _load(data)
+        document = load(data)
         if document.get("format") != FORMAT:
             raise FormatError("it does not say that it is a cisfs vault")
         _check_version(document.get("version"))
         checksum = document.pop("checksum", None)
-        if checksum != _checksum(_canonical(document)):
+        if checksum != _checksum(canonical(document)):
             raise FormatError("its checksum does not match its contents")
         known = {"format", "version", "vault_id", "unit_size", "slots", "mac"}
         if set(document) != known:
@@ -76,7 +76,7 @@ class VaultConfig:
         return cls(
             vault_id=_sized(document["vault_id"], 16, "vault_id"),
             unit_size=_unit_size(document["unit_size"]),
-            slots=_slots(document["slots"]),
+            slots=parse_slots(document["slots"]),
             mac=_sized(document["mac"], 32, "mac"),
         )
 
@@ -96,7 +96,8 @@ def from_b64(text: object, what: str) -> bytes:
         raise FormatError(f"{what} is not base64") from None
 
 
-def _canonical(document: object) -> bytes:
+def canonical(document: object) -> bytes:
+    """Spell a JSON document in its canonical form: sorted keys, no white space, ASCII only."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -104,12 +105,13 @@ def _checksum(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _load(data: bytes) -> dict[str, object]:
+def load(data: bytes) -> dict[str, object]:
+    """Read a JSON object in any spelling; FormatError for anything else, or a field twice."""
     if len(data) > MAX_SIZE:
         raise FormatError("it is too large")
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
-        _canonical(document)
+        canonical(document)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"it is not valid JSON ({error})") from None
     if not isinstance(document, dict):
@@ -149,7 +151,8 @@ def _unit_size(value: object) -> int:
         raise FormatError(str(error)) from None
 
 
-def _slots(value: object) -> tuple[SlotFields, ...]:
+def parse_slots(value: object) -> tuple[SlotFields, ...]:
+    """Check the shape of a list of key slots, and return them; FormatError says what is wrong."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_SLOTS:
         raise FormatError(f"slots is not a list of 1 to {MAX_SLOTS} key slots")
     for slot in value:

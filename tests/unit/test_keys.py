@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from cisfs.crypto import keys
-from cisfs.crypto.keys import SecretKey, VaultKeys, file_keys
+from cisfs.crypto.keys import LayerKeys, SecretKey, VaultKeys, file_keys
 from cisfs.errors import CisfsError
 from cisfs.keys.credentials import Passphrase, RawKey
 
@@ -25,7 +25,8 @@ def shows_no_secret(text: str) -> bool:
 def test_labels_are_pinned() -> None:
     """Every derived key depends on its label: change one, and no existing vault can be read.
 
-    Files, names, links, attributes, the header or the slots would fail to authenticate.
+    Files, names, links, attributes, the header or the slots would fail to authenticate; a sealed
+    layer would be refused as altered, or its image decrypt to noise.
     """
     assert {name: value for name, value in vars(keys).items() if name.startswith("LABEL_")} == {
         "LABEL_HEADER": b"cisfs v1 vault header",
@@ -36,6 +37,8 @@ def test_labels_are_pinned() -> None:
         "LABEL_JOURNAL": b"cisfs v1 journal",
         "LABEL_FILE": b"cisfs v1 file",
         "LABEL_KEY_FILE_SLOT": b"cisfs v1 key-file slot",
+        "LABEL_LAYER_HEADER": b"cisfs v1 layer header",
+        "LABEL_LAYER_UNITS": b"cisfs v1 layer units",
     }
 
 
@@ -62,6 +65,17 @@ def test_vault_keys_differ_from_each_other_and_between_vaults() -> None:
     ]
     assert len(set(drawn)) == len(drawn)
     assert [len(one.names), len(one.symlinks), len(one.xattr_values)] == [64, 64, 64]
+
+
+def test_layer_keys_differ_from_each_other_and_between_layers() -> None:
+    one, other = LayerKeys.derive(MASTER, bytes(16)), LayerKeys.derive(MASTER, b"\1" * 16)
+    drawn = [
+        part
+        for layer in (one, other)
+        for part in (layer.header_mac, layer.units[:32], layer.units[32:])
+    ]
+    assert {len(part) for part in drawn} == {32}
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_file_keys_depend_on_the_master_key_the_id_and_every_header_bit() -> None:
@@ -98,7 +112,16 @@ def test_what_holds_keys_does_not_show_them() -> None:
     derived = VaultKeys.derive(MASTER, bytes(16))
     text = repr(derived)
     assert shows_no_secret(text)
-    for value in (derived.header_mac, derived.names, derived.journal, derived.xattr_values):
+    layer = LayerKeys.derive(MASTER, bytes(16))
+    text += repr(layer)
+    for value in (
+        derived.header_mac,
+        derived.names,
+        derived.journal,
+        derived.xattr_values,
+        layer.header_mac,
+        layer.units,
+    ):
         assert value.hex() not in text
         assert repr(value)[2:-1] not in text
     assert shows_no_secret(repr(Passphrase(SECRET)) + repr(RawKey(SECRET)))

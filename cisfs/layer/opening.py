@@ -1,0 +1,72 @@
+"""What is at a path, a vault or a sealed layer, opened or described accordingly.
+
+Decides by what is stored there, never by what the caller hopes for.  Knows neither format.  One
+thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from cisfs.errors import NotAVaultError
+from cisfs.format.sealed import MAGIC
+from cisfs.keys.credentials import Credential
+from cisfs.layer import sealed, vault
+from cisfs.layer.sealed import SealedLayer
+from cisfs.layer.vault import Vault
+
+SUFFIX = ".cis"
+
+Layer = Vault | SealedLayer
+
+
+def is_sealed(path: Path) -> bool:
+    """Tell whether `path` is to be taken for a sealed layer, damaged or not.
+
+    It is if it is a regular file that begins as one or is named as one.  False for what is not
+    there; raises OSError for what may not be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if path.suffix == SUFFIX:
+        return True
+    with path.open("rb", buffering=0) as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def open_layer(
+    path: Path, credential: Credential | Callable[[], Credential], *, read_only: bool = True
+) -> Layer:
+    """Open the vault or sealed layer at `path`; see the `open` of each for what it raises.
+
+    `read_only` is about vaults: a sealed layer is never written.
+    """
+    if is_sealed(path):
+        return SealedLayer.open(path, credential)
+    _check_directory(path)
+    return Vault.open(path, credential, read_only=read_only)
+
+
+def describe(path: Path) -> dict[str, object]:
+    """Return what the vault or sealed layer at `path` says to anyone; see `describe` of each."""
+    if is_sealed(path):
+        return sealed.describe(path)
+    _check_directory(path)
+    return vault.describe(path)
+
+
+def _check_directory(path: Path) -> None:
+    """Say of anything but a directory that it is neither; a vault says the rest itself."""
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return
+        why = "it does not begin as a layer does, and it is no directory"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = str(error.strerror)
+    raise NotAVaultError(f"{path} is neither a vault nor a sealed layer: {why}")

@@ -1,0 +1,179 @@
+"""Header, key slots and reserved area of a sealed layer: round trips, and each refusal's words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import replace
+
+import pytest
+
+from cisfs.errors import CisfsError, FormatError, NotAVaultError, UnsupportedVersionError
+from cisfs.format.config import SlotFields, b64
+from cisfs.format.sealed import (
+    MAX_SLOTS_TEXT,
+    LayerHeader,
+    check_reserved,
+    pack_slots,
+    parse_layer_slots,
+)
+from cisfs.format.sealed_geometry import MAX_IMAGE_SIZE, SLOTS_SIZE
+
+HEADER = LayerHeader(65536, 5 * 4096, bytes(range(16)), b"r" * 32, b"m" * 32)
+PACKED = HEADER.pack()
+SLOT: SlotFields = {"type": "key-file", "salt": b64(bytes(16)), "wrapped": b64(bytes(60))}
+SLOTS = pack_slots([SLOT])
+
+
+def patched(data: bytes, offset: int, new: bytes) -> bytes:
+    return data[:offset] + new + data[offset + len(new) :]
+
+
+# -- the header ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log2", range(12, 21))
+@pytest.mark.parametrize("size", [4096, 1 << 40, MAX_IMAGE_SIZE])
+def test_headers_round_trip(log2: int, size: int) -> None:
+    header = replace(HEADER, unit_size=1 << log2, image_size=size)
+    packed = header.pack()
+    assert len(packed) == 4096
+    assert LayerHeader.parse(packed) == LayerHeader.parse(packed + b"more") == header
+    assert LayerHeader.parse(packed).mac == header.mac
+    assert LayerHeader.parse(packed).pack() == packed
+    assert header.body() == packed[:4064]
+    assert (header.geometry.unit_size, header.geometry.image_size) == (1 << log2, size)
+
+
+def test_the_fields_lie_where_the_format_says() -> None:
+    assert PACKED[:16] == b"CISFSSL\0" + b"\1\0" + b"\20" + b"\1" + bytes(4)
+    assert PACKED[16:48] == bytes(range(16)) + (5 * 4096).to_bytes(8, "little") + bytes(8)
+    assert PACKED[48:80] == b"r" * 32
+    assert PACKED[80:] == bytes(3984) + b"m" * 32
+
+
+def test_the_identity_is_the_digest_of_the_whole_header() -> None:
+    assert HEADER.identity == "sha256:" + hashlib.sha256(PACKED).hexdigest()
+    others = [
+        replace(HEADER, unit_size=4096),
+        replace(HEADER, image_size=4096),
+        replace(HEADER, layer_id=bytes(16)),
+        replace(HEADER, root=bytes(32)),
+        replace(HEADER, mac=bytes(32)),
+    ]
+    assert len({HEADER.identity, *(each.identity for each in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", NotAVaultError, "it does not begin as one does"),
+        (PACKED[:7], NotAVaultError, "it does not begin as one does"),
+        (patched(PACKED, 7, b"\1"), NotAVaultError, "it does not begin as one does"),
+        (PACKED[:8], FormatError, "layer header truncated to 8 bytes"),
+        (PACKED[:4095], FormatError, "layer header truncated to 4095 bytes"),
+        (patched(PACKED, 8, b"\2"), UnsupportedVersionError, "layer header has version 2; .* upgr"),
+        (patched(PACKED, 8, b"\0"), UnsupportedVersionError, "layer header has version 0; .* upgr"),
+        (patched(PACKED, 9, b"\1")[:10], UnsupportedVersionError, "layer header has version 257"),
+        (patched(PACKED, 10, b"\13"), FormatError, r"layer header damaged: unit size 2\*\*11"),
+        (patched(PACKED, 10, b"\25"), FormatError, r"layer header damaged: unit size 2\*\*21"),
+        (patched(PACKED, 10, b"\377"), FormatError, r"layer header damaged: unit size 2\*\*255"),
+        (patched(PACKED, 11, b"\0"), FormatError, "layer header damaged: unknown kind of image 0"),
+        (patched(PACKED, 11, b"\2"), FormatError, "layer header damaged: unknown kind of image 2"),
+        (patched(PACKED, 12, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 15, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 40, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 80, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 4063, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 32, bytes(8)), FormatError, "layer header damaged: image size 0 is not"),
+        (patched(PACKED, 32, b"\1"), FormatError, "layer header damaged: image size 20481 is not"),
+        (patched(PACKED, 39, b"\2"), FormatError, "layer header damaged: image size 14411518807"),
+    ],
+)
+def test_bad_headers_are_refused(data: bytes, error: type[CisfsError], words: str) -> None:
+    with pytest.raises(CisfsError, match=f"^{words}") as caught:
+        LayerHeader.parse(data)
+    assert type(caught.value) is error
+
+
+# -- the key slots -------------------------------------------------------------------------
+
+
+def area(text: bytes, *, length: int | None = None, reserved: bytes = bytes(20)) -> bytes:
+    """Key slots with a checksum that fits, whatever is in them."""
+    start = struct.pack(
+        "<8sI20s32x", b"CISFSKS\0", len(text) if length is None else length, reserved
+    )
+    data = (start + text).ljust(SLOTS_SIZE, b"\0")
+    return patched(data, 32, hashlib.sha256(data).digest())
+
+
+def spelled(slots: object) -> bytes:
+    return json.dumps({"slots": slots}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_key_slots_round_trip() -> None:
+    other: SlotFields = {"type": "tpm2", "blob": "\N{SNOWMAN}", "number": -1}
+    for slots in ([SLOT], [SLOT, other], [SLOT] * 256):
+        packed = pack_slots(slots)
+        assert len(packed) == SLOTS_SIZE
+        assert parse_layer_slots(packed) == tuple(slots)
+        assert packed == area(spelled(slots))
+
+
+def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None:
+    room = MAX_SLOTS_TEXT - len(spelled([{"type": ""}]))
+    assert parse_layer_slots(pack_slots([{"type": "x" * room}]))
+    with pytest.raises(ValueError, match=r"^key slots of 61377 bytes; a layer has room for 61376$"):
+        pack_slots([{"type": "x" * (room + 1)}])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (SLOTS[:-1], "key slots truncated to 61439 bytes"),
+        (b"", "key slots truncated to 0 bytes"),
+        (patched(SLOTS, 0, b"X"), "key slots damaged: bad magic"),
+        (patched(SLOTS, 8, b"\0"), "key slots damaged: the checksum does not match"),
+        (patched(SLOTS, 32, b"12"), "key slots damaged: the checksum does not match"),
+        (patched(SLOTS, 100, b"~"), "key slots damaged: the checksum does not match"),
+        (patched(SLOTS, -1 + SLOTS_SIZE, b"~"), "key slots damaged: the checksum does not match"),
+        (area(spelled([SLOT]), reserved=b"\1" * 20), "key slots damaged: reserved bytes are not"),
+        (area(b"", length=61377), "key slots damaged: a text of 61377 bytes"),
+        (area(b"", length=2**32 - 1), "key slots damaged: a text of 4294967295 bytes"),
+        (area(spelled([SLOT]), length=1), "key slots damaged: padding is not zero"),
+        (area(spelled([SLOT]) + b"\0"), "key slots damaged: it is not valid JSON"),
+        (area(b""), "key slots damaged: it is not valid JSON"),
+        (area(b'{"slots":1,"slots":2}'), "key slots damaged: it is not valid JSON .a field stands"),
+        (area(b"[" * 60000), "key slots damaged: it is not valid JSON"),
+        (area(b"[]"), "key slots damaged: it is not a JSON object"),
+        (area(b" " + spelled([SLOT])), "key slots damaged: it is not in canonical form"),
+        (
+            area(b'{"slots":[{"type":"\xc3\xa4"}]}'),
+            "key slots damaged: it is not in canonical form",
+        ),
+        (area(b"{}"), "key slots damaged: it has other fields than slots"),
+        (area(b'{"more":1,"slots":[]}'), "key slots damaged: it has other fields than slots"),
+        (area(spelled([])), "key slots damaged: slots is not a list of 1 to 256 key slots"),
+        (
+            area(spelled([{"type": "x"}] * 257)),
+            "key slots damaged: slots is not a list of 1 to 256",
+        ),
+        (area(spelled([{}])), "key slots damaged: a key slot is not an object with a type"),
+        (area(spelled([{"type": "x", "y": []}])), "key slots damaged: a key slot has a field that"),
+    ],
+)
+def test_bad_key_slots_are_refused(data: bytes, words: str) -> None:
+    with pytest.raises(FormatError, match=f"^{words}") as caught:
+        parse_layer_slots(data)
+    assert type(caught.value) is FormatError
+
+
+def test_the_reserved_area_is_zeros() -> None:
+    check_reserved(bytes(65536))
+    with pytest.raises(FormatError, match=r"^reserved area truncated to 65535 bytes$"):
+        check_reserved(bytes(65535))
+    for at in (0, 40000, 65535):
+        with pytest.raises(FormatError, match=r"^reserved area damaged: it is not zero$"):
+            check_reserved(patched(bytes(65536), at, b"\1"))
