@@ -1,6 +1,6 @@
-"""`cisfs inspect`: what a vault tells without its key.
+"""`cisfs inspect`: what a vault or sealed layer tells without its key.
 
-Parses, calls `cisfs.layer.vault`, prints.  One call per process.
+Parses, calls `cisfs.layer.opening`, prints.  One call per process.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import argparse
 import json
 from pathlib import Path
 
-HELP = "show what a vault is, without its key"
+HELP = "show what a vault or sealed layer is, without its key"
 
 _EPILOG = """\
 Nothing here is a secret, and without the key nothing of it is authenticated either.
 
+The identity of a sealed layer names it: it covers every bit of the content, and stays the same when
+its keys change.
+
 examples:
   cisfs inspect secrets.vault
   cisfs inspect --json secrets.vault | jq .unit_size
+  cisfs inspect --json secrets.cis | jq -r .identity
 """
 
 
@@ -24,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("vault", metavar="VAULT", type=Path, help="the vault")
+    parser.add_argument("layer", metavar="LAYER", type=Path, help="the vault or sealed layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description; return 0."""
-    from cisfs.layer.vault import describe
+    from cisfs.layer.opening import describe
 
-    described = describe(args.vault)
+    described = describe(args.layer)
     if args.json:
         print(json.dumps(described, indent=2))
         return 0

@@ -1,4 +1,4 @@
-"""`cisfs mount`: show a vault decrypted.
+"""`cisfs mount`: show a vault or a sealed layer decrypted.
 
 Parses, asks for the key, calls `cisfs.mount.server`.  One call per process; the server that it
 leaves behind is another.
@@ -7,20 +7,29 @@ leaves behind is another.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-HELP = "show a vault's files, decrypted, in a directory"
+HELP = "show the files of a vault or sealed layer, decrypted, in a directory"
+
+MAX_WORKERS = 256
 
 _EPILOG = """\
 MOUNTPOINT is an empty directory.  The files appear there when the command returns, and a process of
 cisfs serves them until "cisfs umount MOUNTPOINT", or until SIGTERM or Ctrl-C with --foreground.
 Nothing decrypted is ever written to a disk.  Works without root where fusermount3 is installed.
 
+A sealed layer is always read-only.  Its workers may be killed at any moment: others take over.  As
+root its files appear, to all users as far as the files' modes allow; without root the kernel cannot
+be asked to mount what is in the image, so MOUNTPOINT then shows the decrypted image as one file,
+which programs such as fsck.erofs read.
+
 Damage that turns up while reading is logged to syslog, with --foreground to standard error.
 
 examples:
   cisfs mount secrets.vault ./open
   cisfs mount --read-only --key-file vault.key secrets.vault /mnt/secrets
+  cisfs mount --key-file layer.key secrets.cis /mnt/secrets
 """
 
 
@@ -30,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the vault")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the vault or sealed layer")
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     parser.add_argument(
         "--read-only", action="store_true", help="allow no changes; several such mounts may coexist"
@@ -46,13 +55,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-file", metavar="FILE", type=Path, help="log there instead of to syslog"
     )
+    sealed = parser.add_argument_group("sealed layers")
+    sealed.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="processes that decrypt (default: one for each processor, 8 at most)",
+    )
+    sealed.add_argument(
+        "--worker-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="replace a worker that has not answered for so long (default: 60)",
+    )
+    sealed.add_argument(
+        "--loop-device",
+        action="store_true",
+        help="mount through a loop device even where the kernel mounts from a file",
+    )
     add_key_options(parser)
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 86400")
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
     """Mount; return 0, or with --foreground the server's exit code."""
     from cisfs.keys.credentials import from_options
-    from cisfs.layer.vault import Vault
+    from cisfs.layer.opening import open_layer
+    from cisfs.layer.sealed import SealedLayer
     from cisfs.mount import server
 
     options = server.MountOptions(
@@ -61,13 +106,19 @@ def run(args: argparse.Namespace) -> int:
         foreground=args.foreground,
         detach=not args.foreground,
         log_file=args.log_file and args.log_file.absolute(),
+        workers=args.workers,
+        worker_patience=args.worker_timeout,
+        loop_device=args.loop_device,
     )
     server.check(args.source, args.mountpoint)
-    vault = Vault.open(
+    layer = open_layer(
         args.source,
         lambda: from_options(args, purpose=f"passphrase for {args.source}"),
         read_only=args.read_only,
     )
-    running = server.start(vault, args.mountpoint, options)
-    vault.abandon()
+    running = server.start(layer, args.mountpoint, options)
+    layer.abandon()
+    if isinstance(layer, SealedLayer) and os.geteuid() != 0:
+        image = args.mountpoint / server.IMAGE_NAME
+        print(f"without root only the decrypted image is shown: {image}")
     return running.wait() if args.foreground else 0

@@ -14,9 +14,9 @@ from pathlib import Path
 HELP = "run a command in a container over encrypted layers"
 
 _EPILOG = """\
-The layers are mounted read-only where only the container can see them, one over the other, the
-first --layer on top and DIR at the bottom.  What the container writes is kept in memory and is
-gone at its end; neither DIR nor a layer is ever changed.
+LAYER is a vault or a sealed layer.  They are mounted read-only where only the container can see
+them, one over the other, the first --layer on top and DIR at the bottom.  What the container writes
+is kept in memory and is gone at its end; neither DIR nor a layer is ever changed.
 
 All layers are opened with the one key given.  The container has no network but its own loopback
 interface, and runc must be installed.  Needs root.
@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument(
         "--layer",
-        metavar="VAULT",
+        metavar="LAYER",
         dest="layers",
         action="append",
         default=[],
         type=Path,
-        help="vault to mount over DIR; may be repeated, the first is on top",
+        help="vault or sealed layer to mount over DIR; may be repeated, the first is on top",
     )
     parser.add_argument(
         "--rootfs", metavar="DIR", type=Path, required=True, help="the public root filesystem"
@@ -111,22 +111,22 @@ def _run(args: argparse.Namespace) -> int:
         terminal=args.tty,
     )
 
-    from cisfs.layer.vault import Vault
+    from cisfs.layer.opening import Layer, open_layer
     from cisfs.runtime import embedded
 
-    vaults: list[Vault] = []
+    layers: list[Layer] = []
     if wanted.layers:
         from cisfs.keys.credentials import from_options
 
         purpose = "passphrase for " + ", ".join(map(str, args.layers))
         key = cache(lambda: from_options(args, purpose=purpose))
         try:
-            vaults.extend(Vault.open(path, key, read_only=True) for path in wanted.layers)
+            layers.extend(open_layer(path, key, read_only=True) for path in wanted.layers)
         except BaseException:
-            for vault in vaults:
-                vault.close()
+            for layer in layers:
+                layer.close()
             raise
-    outcome = embedded.run(wanted, vaults)
+    outcome = embedded.run(wanted, layers)
     if outcome.message:
         print(f"cisfs: {outcome.message}", file=sys.stderr)
     return outcome.exit_code

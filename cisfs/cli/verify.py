@@ -1,34 +1,39 @@
-"""`cisfs verify`: read a whole vault and say what is damaged.
+"""`cisfs verify`: read a whole vault or sealed layer and say what is damaged.
 
-Parses, asks for the key, calls `cisfs.layer.verify`, prints.  One call per process.
+Parses, asks for the key, calls `cisfs.layer`, prints.  One call per process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cisfs.layer.opening import Layer
     from cisfs.layer.verify import Finding
 
-HELP = "read everything in a vault and name what is damaged"
+HELP = "read everything in a vault or sealed layer and name what is damaged"
 
 _EPILOG = """\
-Each damaged file is named with the number of its damaged unit and what is wrong with it.  The vault
-must not be mounted read-write meanwhile.
+Each damaged file of a vault is named with the number of its damaged unit and what is wrong with it.
+The vault must not be mounted read-write meanwhile.  Of a sealed layer the damaged units are named,
+and all processors take part.
 
 --salvage mends what a crash can have left half done, such as the authentication tag of a unit that
 was being overwritten; it says what it mended, and changes nothing else.  Damage of any other kind
 takes a backup.
+
+A sealed layer is never mended: fetch it again.
 
 exit status: 0 when all is well or mended, 19 when damage remains.
 
 examples:
   cisfs verify secrets.vault
   cisfs verify --json --key-file vault.key secrets.vault
+  cisfs verify --key-file layer.key secrets.cis
 """
 
 
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("vault", metavar="VAULT", type=Path, help="the vault")
+    parser.add_argument("layer", metavar="LAYER", type=Path, help="the vault or sealed layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--salvage", action="store_true", help="mend what a crash left half done")
     add_key_options(parser)
@@ -46,25 +51,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify; return 0 or DamageFound's exit code, everything having been said."""
-    from cisfs.errors import DamageFound
+    from cisfs.errors import DamageFound, UsageError
     from cisfs.keys.credentials import from_options
-    from cisfs.layer.vault import Vault
-    from cisfs.layer.verify import verify
+    from cisfs.layer.opening import is_sealed, open_layer
 
-    vault = Vault.open(
-        args.vault,
-        lambda: from_options(args, purpose=f"passphrase for {args.vault}"),
+    if args.salvage and is_sealed(args.layer):
+        raise UsageError(f"{args.layer} is a sealed layer, and those are never mended")
+    layer = open_layer(
+        args.layer,
+        lambda: from_options(args, purpose=f"passphrase for {args.layer}"),
         read_only=not args.salvage,
     )
     try:
         report = _print_json if args.json else _print_lines
-        damaged = report(args.vault, verify(vault, salvage=args.salvage))
+        damaged = report(args.layer, _findings(layer, salvage=args.salvage))
     finally:
-        vault.close()
+        layer.close()
     return DamageFound.exit_code if damaged else 0
 
 
-def _print_lines(vault: Path, findings: Iterable[Finding]) -> int:
+def _findings(layer: Layer, *, salvage: bool) -> Iterator[Finding]:
+    from cisfs.layer.sealed import SealedLayer
+    from cisfs.layer.sealed_verify import verify_sealed
+    from cisfs.layer.verify import verify
+
+    if isinstance(layer, SealedLayer):
+        return verify_sealed(layer)
+    return verify(layer, salvage=salvage)
+
+
+def _print_lines(layer: Path, findings: Iterable[Finding]) -> int:
     """Print each finding as it comes, and a summary; return how many remain damaged."""
     mended = damaged = 0
     for finding in findings:
@@ -73,13 +89,13 @@ def _print_lines(vault: Path, findings: Iterable[Finding]) -> int:
         where = finding.path if finding.unit is None else f"{finding.path}: unit {finding.unit}"
         print(f"{where}: {finding.problem}{' (mended)' if finding.mended else ''}", flush=True)
     if not damaged and not mended:
-        print(f"{vault}: everything is whole")
+        print(f"{layer}: everything is whole")
     else:
-        print(f"{vault}: {mended} mended, {damaged} damaged")
+        print(f"{layer}: {mended} mended, {damaged} damaged")
     return damaged
 
 
-def _print_json(vault: Path, findings: Iterable[Finding]) -> int:
+def _print_json(layer: Path, findings: Iterable[Finding]) -> int:
     """Print all findings as one document; return how many remain damaged."""
     found = [
         {
@@ -91,5 +107,5 @@ def _print_json(vault: Path, findings: Iterable[Finding]) -> int:
         for finding in findings
     ]
     damaged = sum(not finding["mended"] for finding in found)
-    print(json.dumps({"vault": str(vault), "damaged": damaged, "findings": found}, indent=2))
+    print(json.dumps({"layer": str(layer), "damaged": damaged, "findings": found}, indent=2))
     return damaged

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cisfs.errors import MountError, NoFuseError
 
 FSTYPE = "fuse.cisfs"
+EROFS = "erofs"  # what a sealed layer shows as
 FUSE_DEVICE = Path("/dev/fuse")
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-3][0-7]{2})")

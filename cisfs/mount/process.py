@@ -6,6 +6,7 @@ one thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import logging
@@ -13,11 +14,16 @@ import logging.handlers
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+# linux/mman.h: what is mapped, what will be, each page when it is first used
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_NOBODY = 65534
 _SYSLOG = Path("/dev/log")
 _FORMAT = "cisfs[%(process)d]: %(message)s"
 
@@ -30,17 +36,60 @@ def keep_memory_private() -> None:
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def lock_memory() -> None:
+    """Keep the keys that are in memory by now out of swap, where that is allowed.
+
+    What is allocated later is locked too if there is no limit on it: under one, a process that had
+    used it up would get no more memory at all.
+    """
+    flags = _MCL_CURRENT | _MCL_ONFAULT
+    with contextlib.suppress(OSError, ValueError):
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+        flags |= _MCL_FUTURE
+    _libc.mlockall(flags)
+
+
+def drop_privileges() -> None:
+    """Be nobody, for good; without root, only make sure that nothing can be gained any more."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def keep_descriptors(kept: set[int]) -> None:
+    """Close every descriptor but `kept`, the standard ones, and what the log is written to."""
+    kept = kept | {0, 1, 2} | {_log_descriptor(each) for each in logging.getLogger().handlers}
+    start = 0
+    for descriptor in [*sorted(kept), os.sysconf("SC_OPEN_MAX")]:
+        if start < descriptor:  # closerange(0, 0) closes everything (CPython 3.11)
+            os.closerange(start, descriptor)
+        start = descriptor + 1
+
+
+def _log_descriptor(handler: logging.Handler) -> int:
+    if isinstance(handler, logging.handlers.SysLogHandler):
+        connection: socket.socket = vars(handler)["socket"]
+        return connection.fileno()
+    return int(handler.stream.fileno()) if isinstance(handler, logging.StreamHandler) else 2
+
+
 def raise_file_limit() -> None:
     """Open files of the mount cost a descriptor each: take as many as are allowed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def end_with_parent(parent: int) -> None:
-    """Have SIGTERM sent when the process `parent`, which forked this one, ends (prctl(2))."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Have a signal sent when the process `parent`, which forked this one, ends (prctl(2)).
+
+    A change of user takes this back.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def leave_home() -> None:

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
-from cisfs.mount import points, unmount
-from cisfs.mount.serving import MOUNTED, TERMINATION, Assignment, MountOptions, be_server
+from cisfs.mount import points, records, unmount
+from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, TERMINATION, Assignment, MountOptions, live
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from cisfs.layer.vault import Vault
+    from cisfs.layer.opening import Layer
 
-__all__ = ["MountOptions", "Server", "check", "start"]
+__all__ = ["IMAGE_NAME", "MountOptions", "Server", "check", "start"]
 
 _READ_AHEAD_KIB = 1024
 _POLL = 0.01
@@ -84,48 +84,63 @@ class Server:
             time.sleep(_POLL)
 
 
-def check(vault: Path, mountpoint: Path) -> None:
-    """Raise NoFuseError or MountError if a mount of `vault` on `mountpoint` cannot succeed.
+def check(layer: Path, mountpoint: Path) -> None:
+    """Raise NoFuseError or MountError if a mount of `layer` on `mountpoint` cannot succeed.
 
     Cheap, so that nobody types a passphrase in vain.  A dead mount of ours there is cleaned up.
     """
     points.require_fuse()
     mountpoint = points.resolved(mountpoint)
     _clear_dead_mount(mountpoint)
-    points.check_mountpoint(mountpoint, points.resolved(vault))
+    points.check_mountpoint(mountpoint, points.resolved(layer))
 
 
-def start(vault: Vault, mountpoint: Path, options: MountOptions) -> Server:
-    """Fork a process that serves `vault` at `mountpoint`, and wait until it is mounted there.
+def start(layer: Layer, mountpoint: Path, options: MountOptions) -> Server:
+    """Fork a process that serves `layer` at `mountpoint`, and wait until it is mounted there.
 
-    This process's copy of the vault is of no more use then: call `vault.abandon()`.  Raises
+    This process's copy of the layer is of no more use then: call `layer.abandon()`.  Raises
     MountError, NoFuseError, OSError, or what opening the tree raised.
     """
-    check(vault.path, mountpoint)
-    source, mountpoint = points.resolved(vault.path), points.resolved(mountpoint)
+    check(layer.path, mountpoint)
+    source, mountpoint = points.resolved(layer.path), points.resolved(mountpoint)
     receive, send = os.pipe()
-    assignment = Assignment(vault, source, mountpoint, options, report=send, parent=os.getpid())
+    assignment = Assignment(source, mountpoint, options, report=send, parent=os.getpid())
     pid = os.fork()
     if pid == 0:
         os.close(receive)
-        be_server(assignment)
+        live(lambda: _serve(layer, assignment), assignment.report)
     os.close(send)
     server = Server(pid, mountpoint)
     with os.fdopen(receive, "rb") as reports:
         _await_mounted(server, reports.read)
     entry = points.mounted_at(mountpoint)
-    if entry is None or entry.fstype != points.FSTYPE:
+    if entry is None or entry.fstype not in (points.FSTYPE, points.EROFS):
         server.stop()
         raise MountError(f"the server mounted, but nothing shows at {mountpoint}")
-    points.set_read_ahead(entry, _READ_AHEAD_KIB)
+    if entry.fstype == points.FSTYPE:
+        points.set_read_ahead(entry, _READ_AHEAD_KIB)
     return server
+
+
+def _serve(layer: Layer, assignment: Assignment) -> int:
+    """Be the server that the kind of layer takes; return the exit code."""
+    from cisfs.layer.sealed import SealedLayer
+
+    if isinstance(layer, SealedLayer):
+        from cisfs.mount import sealed_serving
+
+        return sealed_serving.serve(layer, assignment)
+    from cisfs.mount import serving
+
+    return serving.serve(layer, assignment)
 
 
 def _clear_dead_mount(mountpoint: Path) -> None:
     """Take away what a server that was killed left at `mountpoint`."""
     entry = points.mounted_at(mountpoint)
-    if entry is not None and entry.fstype == points.FSTYPE and points.is_dead(mountpoint):
+    if entry is not None and unmount.is_abandoned(entry):
         unmount.detach(mountpoint)
+        records.forget(entry.device)
 
 
 def _await_mounted(server: Server, read_report: Callable[[], bytes]) -> None:

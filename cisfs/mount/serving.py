@@ -17,14 +17,12 @@ import contextlib
 import logging
 import os
 import signal
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
-from cisfs.mount import libfuse, points, process, unmount
+from cisfs.mount import libfuse, points, unmount
+from cisfs.mount.assignment import MOUNTED, TERMINATION, Assignment, live, settle, tell
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 
 if TYPE_CHECKING:
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from cisfs.layer.vault import Vault
     from cisfs.mount.pyfuse import Session
 
-TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MOUNTED = b"mounted"
 # A signal in the microsecond between the loop's look at its flag and the read that waits for the
 # next request would be noticed only with that request.  A tick a second bounds the wait.
 _TICK = 1.0
@@ -43,90 +39,20 @@ _TICK = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MountOptions:
-    """How to mount.
-
-    `detach`: outlive the caller.  `foreground`, or not `detach`: log to stderr, else to syslog;
-    `log_file` is for those who would rather have a file.
-    """
-
-    read_only: bool = False
-    allow_other: bool = False
-    foreground: bool = False
-    detach: bool = True
-    log_file: Path | None = None
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a server is to do: `vault`, whose resolved path is `source`, at a resolved `mountpoint`.
-
-    `parent` is the process it was forked from.  `report` is the writing end of a pipe: it gets
-    MOUNTED, or an exit code, a newline and a message.
-    """
-
-    vault: Vault
-    source: Path
-    mountpoint: Path
-    options: MountOptions
-    report: int
-    parent: int
-
-
-def be_server(assignment: Assignment) -> NoReturn:
-    """Serve for the rest of this process's life; for a process that has just been forked."""
-    _live(lambda: _serve(assignment), assignment.report)
-
-
-def _live(work: Callable[[], int], report: int | None) -> NoReturn:
-    """Run `work` as the whole life of this process; nothing of the caller's runs here again."""
-    code = 1
-    try:
-        code = work()
-    except CisfsError as error:
-        code = error.exit_code
-        _tell(report, f"{code}\n{error}".encode())
-    except OSError as error:
-        _tell(report, f"{code}\n{error}".encode())
-    except BaseException as error:  # noqa: BLE001 - must not unwind into the parent's frames
-        traceback.print_exc()
-        _tell(report, f"{code}\n{type(error).__name__}: {error}".encode())
-    finally:
-        os._exit(code)
-
-
-def _tell(report: int | None, message: bytes) -> None:
-    if report is not None:
-        with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
-            os.write(report, message)
-
-
-def _serve(assignment: Assignment) -> int:
-    """Mount and serve; return the exit code."""
-    _shed(assignment.options, assignment.parent)
+def serve(vault: Vault, assignment: Assignment) -> int:
+    """Mount and serve; return the exit code.  For a process that has just been forked."""
+    settle(assignment.options, assignment.parent)
     stand_in_for_trio()
     from cisfs.layer.tree import VaultTree
 
     code = 1
-    tree = VaultTree(assignment.vault)
+    tree = VaultTree(vault)
     served = False
     try:
         served = _session(tree, assignment)
     finally:
         code = _close(tree, assignment.source)
     return code if served else 1
-
-
-def _shed(options: MountOptions, parent: int) -> None:
-    to_stderr = options.foreground or not options.detach
-    process.keep_memory_private()
-    process.leave_home()
-    process.shed_descriptors(keep_stderr=to_stderr)
-    process.raise_file_limit()
-    process.start_logging(options.log_file, to_stderr=to_stderr)
-    if to_stderr:
-        process.end_with_parent(parent)
 
 
 def _session(tree: VaultTree, assignment: Assignment) -> bool:
@@ -144,7 +70,7 @@ def _session(tree: VaultTree, assignment: Assignment) -> bool:
     try:
         entry = points.mounted_at(mountpoint)
         departure.device = entry.device if entry is not None else ""
-        _tell(assignment.report, MOUNTED)
+        tell(assignment.report, MOUNTED)
         os.close(assignment.report)
         return _answered(session)
     finally:
@@ -219,13 +145,13 @@ class _Departure:
 
     def _begin(self) -> int:
         pid = os.fork()
-        if pid:
-            return pid
-        for number in (*TERMINATION, signal.SIGCHLD, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
-        # Not the session's descriptor, or the mount would outlive the server; not the vault's lock.
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        _live(lambda: _depart(self._mountpoint, self.device), None)
+        if pid == 0:
+            for number in (*TERMINATION, signal.SIGCHLD, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)
+            # Not the session's descriptor, or the mount would outlive the server; nor the lock.
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            live(lambda: _depart(self._mountpoint, self.device), None)
+        return pid
 
     def _helper_ended(self, how: int) -> bool:
         pid, _ = os.waitpid(self._helper, how)

@@ -1,8 +1,9 @@
 """Taking cisfs mounts away: politely, lazily, or after their server died.
 
-Only ever touches mounts of type fuse.cisfs.  Does not know vaults beyond the lock that every opened
-one holds on its directory (flock(2)).  Blocking calls; never made by the process that serves the
-mount, which the kernel may be waiting for (see `depart`, which is for a process forked from it).
+Only ever touches mounts of type fuse.cisfs, and EROFS mounts that `records` knows.  Does not know
+layers beyond the lock that every opened one holds (flock(2)).  Blocking calls; never made by a
+process that answers the mount's requests, which the kernel may be waiting for (see `depart`, which
+is for a process forked from the server).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import time
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.mount.points import FSTYPE, MountEntry, is_dead, mounted_at
+from cisfs.mount import records
+from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
 # linux/fs.h
 _MNT_DETACH = 2
@@ -36,8 +38,9 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     mount that is in use, and does not wait for its users.  Raises MountError.
     """
     entry = cisfs_mount_at(mountpoint)
-    if is_dead(mountpoint):
+    if is_abandoned(entry):
         detach(mountpoint)
+        records.forget(entry.device)
         return
     try:
         _take_away(mountpoint, lazy=lazy)
@@ -54,11 +57,22 @@ def cisfs_mount_at(mountpoint: Path) -> MountEntry:
     entry = mounted_at(mountpoint)
     if entry is None:
         raise MountError(f"{mountpoint} is not a mount point: nothing to unmount")
-    if entry.fstype != FSTYPE:
+    if entry.fstype != FSTYPE and not _is_our_erofs(entry):
         raise MountError(
             f"{mountpoint} is a {entry.fstype} mount, not one of cisfs: use umount(8) for it"
         )
     return entry
+
+
+def is_abandoned(entry: MountEntry) -> bool:
+    """Whether `entry` is a mount of cisfs that nobody serves any more."""
+    if _is_our_erofs(entry):
+        return not records.is_served(entry.device)
+    return entry.fstype == FSTYPE and is_dead(entry.mountpoint)
+
+
+def _is_our_erofs(entry: MountEntry) -> bool:
+    return entry.fstype == EROFS and records.is_ours(entry)
 
 
 def detach(mountpoint: Path) -> None:
@@ -106,15 +120,20 @@ def _take_away(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _wait_for_release(entry: MountEntry) -> None:
-    """Wait until no server holds the vault's lock any more.
+    """Wait until no server holds the layer's lock any more.
 
     A reader shares its lock with other readers, so waiting for it is a courtesy with an end.
     """
+    if entry.fstype == EROFS:
+        end = time.monotonic() + _READER_PATIENCE
+        while records.is_served(entry.device) and time.monotonic() < end:
+            time.sleep(_POLL)
+        return
     writable = "rw" in entry.options
     try:
-        fd = os.open(entry.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(entry.source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return  # the vault's directory is gone or out of reach: there is nothing to wait on
+        return  # the layer is gone or out of reach: there is nothing to wait on
     try:
         wanted = (fcntl.LOCK_SH if writable else fcntl.LOCK_EX) | fcntl.LOCK_NB
         end = time.monotonic() + (_WRITER_PATIENCE if writable else _READER_PATIENCE)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from cisfs.mount.syscalls import open_in_root
 from cisfs.runtime.account import Account
-from cisfs.runtime.syscalls import open_in_root
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127

@@ -16,24 +16,25 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cisfs.errors import EngineError
-from cisfs.runtime import line, syscalls, workspace
+from cisfs.mount import syscalls
+from cisfs.runtime import line, workspace
 from cisfs.runtime.console import Console
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.supervisor import supervise
 
 if TYPE_CHECKING:
-    from cisfs.layer.vault import Vault
+    from cisfs.layer.opening import Layer
 
 
-def run(request: Request, vaults: list[Vault]) -> Outcome:
-    """Run the container over `vaults` (open, read-only; closed on return); return how it ended.
+def run(request: Request, layers: list[Layer]) -> Outcome:
+    """Run the container over `layers` (open, read-only; closed on return); return how it ended.
 
     Raises EngineError when it could not be started, OSError when /run cannot be written.
     """
     syscalls.keep_memory_private()  # keys were read here, and Python cannot erase them all
     with ExitStack() as undo:
-        for vault in vaults:
-            undo.callback(vault.close)
+        for layer in layers:
+            undo.callback(layer.close)
         workspace.sweep()
         upper, lower = line.line()
         undo.callback(upper.close)
@@ -42,7 +43,7 @@ def run(request: Request, vaults: list[Vault]) -> Outcome:
         place = workspace.claim()
         undo.callback(os.close, place.lock)
         undo.callback(place.remove)
-        supervisor = _fork(request, vaults, place, upper, lower)
+        supervisor = _fork(request, layers, place, upper, lower)
         undo.callback(os.waitpid, supervisor, 0)
         undo.callback(upper.close)  # first of all: without a listener the supervisor ends
         outcome = _attend(upper, console)
@@ -53,7 +54,7 @@ def run(request: Request, vaults: list[Vault]) -> Outcome:
 
 def _fork(
     request: Request,
-    vaults: list[Vault],
+    layers: list[Layer],
     place: workspace.Workspace,
     upper: line.Upper,
     lower: line.Lower,
@@ -72,7 +73,7 @@ def _fork(
     pid = os.fork()
     if pid == 0:
         upper.close()
-        supervise(request, vaults, place, lower)
+        supervise(request, layers, place, lower)
     lower.close()
     return pid
 

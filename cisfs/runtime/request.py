@@ -19,7 +19,7 @@ MAX_LAYERS = 400  # each takes a server process; overlayfs itself ends at 500
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One run: `layers` are vaults, the first on top of all; `rootfs` lies below them."""
+    """One run: `layers`, vaults or sealed ones, the first on top of all; `rootfs` lies below."""
 
     layers: tuple[Path, ...]
     rootfs: Path
@@ -94,7 +94,10 @@ def _layers(paths: Sequence[Path], rootfs: Path) -> tuple[Path, ...]:
     seen: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise EngineError(f"--layer {path} does not exist; make a vault with `cisfs init`")
+            raise EngineError(
+                f"--layer {path} does not exist; make a vault with `cisfs init`, or a "
+                "sealed layer with `cisfs seal`"
+            )
         real = path.resolve()
         if real in seen:
             raise EngineError(f"--layer {path} is given twice; give each layer once")

@@ -20,26 +20,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cisfs.errors import CisfsError, EngineError, MountError
-from cisfs.mount import server
-from cisfs.runtime import account, bundle, cgroup, command, engine, overlay, syscalls
+from cisfs.mount import server, syscalls
+from cisfs.runtime import account, bundle, cgroup, command, engine, overlay
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.line import ENDING, FORWARDED, Lower
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
-    from cisfs.layer.vault import Vault
+    from cisfs.layer.opening import Layer
 
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _SERVER_PATIENCE = 5.0  # seconds a server gets to end by itself
 _ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 
 
-def supervise(request: Request, vaults: list[Vault], workspace: Workspace, line: Lower) -> NoReturn:
+def supervise(request: Request, layers: list[Layer], workspace: Workspace, line: Lower) -> NoReturn:
     """Be the supervisor: called in a forked child that is the first of a new PID namespace."""
     try:
         try:
-            outcome = _Run(request, workspace, line).perform(vaults)
+            outcome = _Run(request, workspace, line).perform(layers)
         except CisfsError as error:
             outcome = Outcome(EngineError.exit_code, str(error))
         except OSError as error:
@@ -60,15 +60,15 @@ class _Run:
     workspace: Workspace
     line: Lower
 
-    def perform(self, vaults: list[Vault]) -> Outcome:
+    def perform(self, layers: list[Layer]) -> Outcome:
         """Set up, run, and undo in the opposite order; return how the container ended."""
         with ExitStack() as undo:
             self._isolate(undo)
-            for number, vault in enumerate(vaults):
+            for number, layer in enumerate(layers):
                 if early := self._asked_to_end():
                     return early
-                self._serve(number, vault, undo)
-            root = self._stack(len(vaults), undo)
+                self._serve(number, layer, undo)
+            root = self._stack(len(layers), undo)
             prepared = self._prepare(root)
             if isinstance(prepared, command.Refusal):
                 return Outcome(prepared.exit_code, prepared.message)
@@ -91,14 +91,14 @@ class _Run:
         os.chdir(place)
         undo.callback(os.chdir, "/")
 
-    def _serve(self, number: int, vault: Vault, undo: ExitStack) -> None:
+    def _serve(self, number: int, layer: Layer, undo: ExitStack) -> None:
         mountpoint = Path(_layer(number)).absolute()
         mountpoint.mkdir(parents=True)
         options = server.MountOptions(
             read_only=True, allow_other=False, foreground=False, detach=False
         )
-        served = server.start(vault, mountpoint, options)
-        vault.abandon()
+        served = server.start(layer, mountpoint, options)
+        layer.abandon()
         undo.callback(self._dismiss, served)
 
     def _dismiss(self, served: server.Server) -> None:

@@ -74,7 +74,7 @@ def test_verify_says_that_all_is_well(
     assert main(["verify", *key, vault]) == 0
     assert capsys.readouterr().out == f"{vault}: everything is whole\n"
     assert main(["verify", "--json", *key, vault]) == 0
-    assert json.loads(capsys.readouterr().out) == {"vault": vault, "damaged": 0, "findings": []}
+    assert json.loads(capsys.readouterr().out) == {"layer": vault, "damaged": 0, "findings": []}
 
 
 def test_verify_prints_a_line_for_each_finding_and_a_summary(

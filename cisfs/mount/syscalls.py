@@ -1,4 +1,4 @@
-"""The Linux calls that containers need and Python 3.11 does not offer: mounts, namespaces, openat2.
+"""The Linux calls that Python 3.11 does not offer: mounts, namespaces, openat2.
 
 Thin: each function is one call, or a loop around one, and a failure is an OSError that names the
 path.  Does not know what is mounted or why.  Namespaces belong to the calling process; call

@@ -1,0 +1,96 @@
+"""What a server process is told, how it reports, and how it lives, whatever it serves.
+
+Does not know vaults, sealed layers or FUSE.  For processes with one thread: before and after the
+fork that makes one a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from cisfs.errors import CisfsError
+from cisfs.mount import process
+
+TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MOUNTED = b"mounted"
+IMAGE_NAME = "image.erofs"  # what a mount without root shows of a sealed layer
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """How to mount.
+
+    `detach`: outlive the caller.  `foreground`, or not `detach`: log to stderr, else to syslog;
+    `log_file` is for those who would rather have a file.
+
+    For sealed layers: `workers` (default: one for each processor), the `worker_patience` in seconds
+    after which one that does not answer is replaced, and `loop_device`: mount through one even
+    where the kernel can do without.
+    """
+
+    read_only: bool = False
+    allow_other: bool = False
+    foreground: bool = False
+    detach: bool = True
+    log_file: Path | None = None
+    workers: int | None = None
+    worker_patience: float = 60.0
+    loop_device: bool = False
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a server is to do: the layer is `source`, shown at `mountpoint`; both are resolved.
+
+    `parent` is the process it was forked from.  `report` is the writing end of a pipe: it gets
+    MOUNTED, or an exit code, a newline and a message.
+    """
+
+    source: Path
+    mountpoint: Path
+    options: MountOptions
+    report: int
+    parent: int
+
+
+def live(work: Callable[[], int], report: int | None) -> NoReturn:
+    """Run `work` as the whole life of this process; nothing of the caller's runs here again."""
+    code = 1
+    try:
+        code = work()
+    except CisfsError as error:
+        code = error.exit_code
+        tell(report, f"{code}\n{error}".encode())
+    except OSError as error:
+        tell(report, f"{code}\n{error}".encode())
+    except BaseException as error:  # noqa: BLE001 - must not unwind into the parent's frames
+        traceback.print_exc()
+        tell(report, f"{code}\n{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(code)
+
+
+def tell(report: int | None, message: bytes) -> None:
+    """Write to the pipe that the process's starter reads, if there is one."""
+    if report is not None:
+        with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
+            os.write(report, message)
+
+
+def settle(options: MountOptions, parent: int) -> None:
+    """Shed what was inherited, and log where the options say."""
+    to_stderr = options.foreground or not options.detach
+    process.keep_memory_private()
+    process.leave_home()
+    process.shed_descriptors(keep_stderr=to_stderr)
+    process.raise_file_limit()
+    process.start_logging(options.log_file, to_stderr=to_stderr)
+    if to_stderr:
+        process.end_with_parent(parent)

@@ -1,0 +1,81 @@
+"""Which EROFS mounts are ours, and whether anybody still serves them.
+
+The mount table says "erofs" and a source for anybody's.  So each supervisor keeps a record in
+/run/cisfs/mounts, named after the mounted device, that says what it mounted, and holds a lock on it
+for as long as it lives.  Does not know how anything is mounted.  Any number of processes at once;
+only root writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from cisfs.mount.points import MountEntry
+
+DIRECTORY = Path("/run/cisfs/mounts")
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Record:
+    """The record of a mount that this process serves."""
+
+    def __init__(self, entry: MountEntry) -> None:
+        """Write and lock it; what a dead supervisor left under the name is replaced.
+
+        Raises OSError.
+        """
+        self._path = DIRECTORY / entry.device
+        self._fd = _opened(self._path)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, os.fsencode(entry.source))
+
+    def remove(self) -> None:
+        """Remove it: the mount is gone, or nobody will serve it any more."""
+        forget(self._path.name)
+        os.close(self._fd)
+
+
+def is_ours(entry: MountEntry) -> bool:
+    """Whether a cisfs supervisor, dead or alive, mounted `entry`."""
+    try:
+        return (DIRECTORY / entry.device).read_bytes() == os.fsencode(entry.source)
+    except OSError:
+        return False
+
+
+def is_served(device: str) -> bool:
+    """Whether the supervisor of the mounted `device` ("major:minor") lives."""
+    try:
+        fd = os.open(DIRECTORY / device, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _opened(path: Path) -> int:
+    while True:
+        try:
+            for directory in (DIRECTORY.parent, DIRECTORY):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            return os.open(path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            continue  # somebody's `forget` removed the empty directory just now
+
+
+def forget(device: str) -> None:
+    """Remove the record of a device, if there is one."""
+    with contextlib.suppress(OSError):
+        (DIRECTORY / device).unlink()
+    for directory in (DIRECTORY, DIRECTORY.parent):
+        with contextlib.suppress(OSError):  # others have theirs in it
+            directory.rmdir()
