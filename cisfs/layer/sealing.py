@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from hmac import digest as hmac_digest
 from pathlib import Path
+from typing import Protocol
 
 from cisfs.crypto.hashes import HASH_SIZE, unit_hash
 from cisfs.crypto.keys import ID_SIZE, LayerKeys, SecretKey
@@ -32,9 +33,35 @@ DEFAULT_UNIT_SIZE = 64 * 1024
 BATCH = 1 << 20  # bytes of whole units that a worker takes at a time; more leave the CPU's cache
 
 
+class Image(Protocol):
+    """What can be sealed: `size` bytes, of which forked processes can make any part at any time."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the image."""
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` with what the image has from `offset` on.  Raises CisfsError, OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """The first `size` bytes of what a descriptor refers to."""
+
+    fd: int
+    size: int
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out`; OSError if there is less than was said."""
+        while out:
+            got = os.preadv(self.fd, [out], offset)
+            if not got:
+                raise OSError(errno.EIO, f"the image ends at {offset} bytes, before its size")
+            out, offset = out[got:], offset + got
+
+
 def seal_image(
-    image: int,
-    image_size: int,
+    image: Image,
     output: Path,
     credential: Credential,
     *,
@@ -43,14 +70,14 @@ def seal_image(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> str:
-    """Seal the first `image_size` bytes of the descriptor `image`, and return the identity.
+    """Seal `image`, and return the identity.
 
     The layer appears at `output` whole or not at all, and `credential` opens it.  `image` is read
-    with pread(2) in `workers` processes (default: one for each CPU we may use); `progress` is told
-    how many bytes are done.  Raises ValueError for a size that cannot be (see `LayerGeometry`),
-    UsageError if there is something at `output` and not `force`, OSError.
+    in `workers` processes (default: one for each CPU we may use); `progress` is told how many bytes
+    are done.  Raises ValueError for a size that cannot be (see `LayerGeometry`), UsageError if
+    there is something at `output` and not `force`, what reading the image raises, OSError.
     """
-    geometry = LayerGeometry(unit_size, image_size)
+    geometry = LayerGeometry(unit_size, image.size)
     with whole_file(output, replace=force) as fd:
         layer_key, layer_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
         keys = LayerKeys.derive(layer_key, layer_id)
@@ -59,7 +86,7 @@ def seal_image(
         leaves = memoryview(mmap.mmap(-1, whole_blocks(geometry.hash_offset(geometry.unit_count))))
         _seal_units(_Sealing(image, fd, geometry, XtsCipher(keys.units), leaves), workers, progress)
         root = _write_tree(fd, geometry, leaves)
-        header = LayerHeader(unit_size, image_size, layer_id, root)
+        header = LayerHeader(unit_size, image.size, layer_id, root)
         header = replace(header, mac=hmac_digest(keys.header_mac, header.body(), "sha256"))
         _write(fd, slots, SLOTS_OFFSET)
         _write(fd, header.pack(), 0)
@@ -68,9 +95,9 @@ def seal_image(
 
 @dataclass(frozen=True, slots=True)
 class _Sealing:
-    """What every worker gets: two descriptors, the cipher, and level 0 of the tree to fill in."""
+    """What every worker gets: image, output, cipher, and level 0 of the tree to fill in."""
 
-    image: int
+    image: Image
     fd: int
     geometry: LayerGeometry
     xts: XtsCipher
@@ -83,7 +110,7 @@ class _Sealing:
         for batch in batches:
             start = batch * BATCH
             size = min(BATCH, geometry.image_size - start)
-            self._read(plain[:size], start)
+            self.image.read_into(start, plain[:size])
             at = 0
             for unit in geometry.units_of(start, size):
                 length = geometry.unit_length(unit)
@@ -93,14 +120,6 @@ class _Sealing:
                 at += length
             _write(self.fd, cipher[:size], geometry.stored_offset(start))
             yield size
-
-    def _read(self, plain: memoryview, offset: int) -> None:
-        """Fill `plain` from the image."""
-        while plain:
-            got = os.preadv(self.image, [plain], offset)
-            if not got:
-                raise OSError(errno.EIO, f"the image ends at {offset} bytes, before its size")
-            plain, offset = plain[got:], offset + got
 
 
 def _seal_units(

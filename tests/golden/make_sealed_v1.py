@@ -20,7 +20,7 @@ from cisfs.format.sealed import LayerHeader, pack_slots, parse_layer_slots
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET, SLOTS_SIZE
 from cisfs.keys import slots
 from cisfs.keys.credentials import Passphrase, RawKey
-from cisfs.layer.sealing import seal_image
+from cisfs.layer.sealing import StoredImage, seal_image
 
 KEY = RawKey(bytes(range(50, 82)))
 PASSPHRASE = Passphrase(b"golden passphrase, not a secret")
@@ -43,7 +43,9 @@ def main(target: Path) -> None:
         )
         content = image.read_bytes()
         with image.open("rb") as file:
-            identity = seal_image(file.fileno(), len(content), layer, KEY, unit_size=UNIT)
+            identity = seal_image(
+                StoredImage(file.fileno(), len(content)), layer, KEY, unit_size=UNIT
+            )
         files = {
             str(each.relative_to(tree)): hashlib.sha256(each.read_bytes()).hexdigest()
             for each in sorted(tree.rglob("*"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from cisfs.errors import IntegrityError
 from cisfs.keys.credentials import Credential
 from cisfs.layer.sealed import SealedLayer
-from cisfs.layer.sealing import seal_image
+from cisfs.layer.sealing import StoredImage, seal_image
 from tests.unit.vaults import KEY, same
 
 UNIT = 4096
@@ -42,7 +42,9 @@ def seal(
 ) -> str:
     """Seal `content`; returns the identity."""
     with in_memory(content) as fd:
-        return seal_image(fd, len(content), path, key, unit_size=unit_size, workers=1, force=force)
+        return seal_image(
+            StoredImage(fd, len(content)), path, key, unit_size=unit_size, workers=1, force=force
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from cisfs.keys.credentials import Passphrase
 from cisfs.keys.slots import open_slots
 from cisfs.layer import sealing, wholefile
 from cisfs.layer.sealed import describe
-from cisfs.layer.sealing import BATCH, seal_image
+from cisfs.layer.sealing import BATCH, StoredImage, seal_image
 from tests.unit import layers
 from tests.unit.test_forked import no_child_is_left
 from tests.unit.vaults import KEY, flip, same
@@ -100,8 +100,9 @@ def test_a_second_implementation_reads_what_was_sealed(
 def test_any_number_of_processes_seals_the_same(output: Path, workers: int) -> None:
     said: list[int] = []
     with layers.in_memory(IMAGE) as fd:
+        image = StoredImage(fd, len(IMAGE))
         identity = seal_image(
-            fd, len(IMAGE), output, KEY, unit_size=4096, workers=workers, progress=said.append
+            image, output, KEY, unit_size=4096, workers=workers, progress=said.append
         )
     assert same(image_of(output), IMAGE)
     assert describe(output)["identity"] == identity
@@ -111,7 +112,7 @@ def test_any_number_of_processes_seals_the_same(output: Path, workers: int) -> N
 
 def test_a_part_of_a_longer_image_is_sealed(output: Path) -> None:
     with layers.in_memory(IMAGE) as fd:
-        seal_image(fd, MIB, output, KEY)
+        seal_image(StoredImage(fd, MIB), output, KEY)
     assert same(image_of(output), IMAGE[:MIB])
     assert describe(output)["unit_size"] == sealing.DEFAULT_UNIT_SIZE == 65536
 
@@ -183,7 +184,9 @@ def meanwhile(output: Path, act: Callable[[], None]) -> None:
             act()
 
     with layers.in_memory(IMAGE) as fd:
-        seal_image(fd, len(IMAGE), output, KEY, unit_size=4096, workers=1, progress=once)
+        seal_image(
+            StoredImage(fd, len(IMAGE)), output, KEY, unit_size=4096, workers=1, progress=once
+        )
 
 
 @pytest.mark.usefixtures("way")
@@ -348,14 +351,14 @@ def test_it_is_durable_before_it_has_its_name_and_so_is_the_name(
 def test_an_image_that_is_shorter_than_said_is_refused(output: Path) -> None:
     with layers.in_memory(IMAGE) as fd:
         with pytest.raises(OSError, match=f"the image ends at {len(IMAGE)} bytes, before its size"):
-            seal_image(fd, len(IMAGE) + 4096, output, KEY)
+            seal_image(StoredImage(fd, len(IMAGE) + 4096), output, KEY)
         for size in (0, 1, 4095, -4096):
             with pytest.raises(ValueError, match=f"image size {size} is not a multiple of 4096"):
-                seal_image(fd, size, output, KEY)
+                seal_image(StoredImage(fd, size), output, KEY)
         with pytest.raises(ValueError, match="unit size 5000"):
-            seal_image(fd, 4096, output, KEY, unit_size=5000)
+            seal_image(StoredImage(fd, 4096), output, KEY, unit_size=5000)
         with pytest.raises(FileNotFoundError):
-            seal_image(fd, 4096, output.parent / "no" / "parent", KEY)
+            seal_image(StoredImage(fd, 4096), output.parent / "no" / "parent", KEY)
     assert list(output.parent.iterdir()) == []
 
 

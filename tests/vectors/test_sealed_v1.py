@@ -21,7 +21,7 @@ from cisfs.crypto.keys import SecretKey
 from cisfs.keys.credentials import Credential, Passphrase, RawKey
 from cisfs.layer.sealed import SealedLayer, describe
 from cisfs.layer.sealed_verify import verify_sealed
-from cisfs.layer.sealing import seal_image
+from cisfs.layer.sealing import StoredImage, seal_image
 from tests.unit.vaults import same
 from tests.vectors import make_sealed, reference_layer
 
@@ -115,7 +115,9 @@ def test_layers_are_written(
     os.pwrite(fd, image, 0)
     credential = RawKey(in_hex(scenario, "key file"))
     path = tmp_path / "layer.cis"
-    identity = seal_image(fd, len(image), path, credential, unit_size=scenario["unit size"])
+    identity = seal_image(
+        StoredImage(fd, len(image)), path, credential, unit_size=scenario["unit size"]
+    )
     os.close(fd)
     assert identity == scenario["identity"]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == scenario["sha256"]
