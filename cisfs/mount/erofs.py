@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.mount import newmount
+from cisfs.mount import newmount, syscalls
 from cisfs.mount.points import EROFS, FSTYPE
 
 _BDI = Path("/sys/class/bdi")
@@ -53,15 +53,17 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     Raises MountError in words, OSError.
     """
     original = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    newmount.enter_private_namespace()
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave, not private: what the host unmounts meanwhile must not stay busy because of us.
+    syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
     options = f"fd={plan.device},rootmode=100000,user_id=0,group_id=0,default_permissions"
-    newmount.mount("cisfs", plan.layer, FSTYPE, newmount.MS_RDONLY, options)
+    syscalls.mount("cisfs", str(plan.layer), FSTYPE, syscalls.MS_RDONLY, options)
     os.close(plan.device)  # or requests would wait for this process when all the others are dead
     serve()
     _read_ahead(_device_name(plan.layer))
     before = _erofs_bdis()
     mounted = _through_loop(plan) if plan.through_loop else _from_file(plan)
-    newmount.enter_namespace(original)
+    syscalls.enter_namespace(original, syscalls.CLONE_NEWNS)
     newmount.place(mounted, plan.mountpoint)
     # The kernel names these by number and tells nobody whose they are.
     for name in _erofs_bdis() - before:

@@ -19,6 +19,7 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
 # <sched.h>
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
@@ -52,6 +53,11 @@ def _check(result: int, path: str | None = None) -> int:
 def unshare(flags: int) -> None:
     """Leave the namespaces named by `flags` for new ones, unshare(2)."""
     _check(_libc.unshare(ctypes.c_int(flags)))
+
+
+def enter_namespace(namespace: int, kind: int) -> None:
+    """Go on in the namespace of a descriptor, of the `kind` CLONE_NEW..., setns(2)."""
+    _check(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(kind)))
 
 
 def mount(

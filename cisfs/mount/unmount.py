@@ -18,12 +18,9 @@ import time
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.mount import records
+from cisfs.mount import records, syscalls
 from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
-# linux/fs.h
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
 _WRITER_PATIENCE = 120.0
 _READER_PATIENCE = 2.0
 _POLL = 0.01
@@ -107,9 +104,8 @@ def depart(mountpoint: Path, device: str) -> None:
 def _take_away(mountpoint: Path, *, lazy: bool) -> None:
     """umount2(2) for root, fusermount3(1) for everyone else.  Raises OSError."""
     if os.geteuid() == 0:
-        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-        if _libc.umount2(os.fsencode(mountpoint), flags):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        flags = syscalls.UMOUNT_NOFOLLOW | (syscalls.MNT_DETACH if lazy else 0)
+        syscalls.unmount(str(mountpoint), flags)
         return
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
