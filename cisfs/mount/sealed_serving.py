@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_WORKERS = 8
 _SERVE = b"s"  # from the mounting process: requests begin to come
+_MOUNTING_TICK = 0.02  # seconds: workers that cannot live are to be known for that soon
 _TICK = 0.5  # seconds between two looks at workers that may hang
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
@@ -117,7 +118,7 @@ class _Supervisor:
             self._look()
             if self._crew is not None and self._crew.is_hopeless:
                 raise MountError("the workers of the mount die at once: see the log")
-            if not ready.poll(_TICK * 1000):
+            if not ready.poll(_MOUNTING_TICK * 1000):
                 continue
             piece = os.read(receive, 4096)
             said += piece

@@ -27,7 +27,7 @@ from cisfs.mount.board import Board, Seat
 # More deaths than this within the time are no accident: a worker that cannot live is then forked
 # only now and again, instead of as fast as the machine can.
 _STORM_DEATHS = 50
-_STORM_SECONDS = 2.0
+_STORM_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
