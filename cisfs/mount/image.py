@@ -14,15 +14,21 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic_ns
 from typing import Protocol
 
 from cisfs.errors import CisfsError
 from cisfs.mount import wire
 from cisfs.mount.board import Seat
 
+# How long to look for the next request before sleeping: a client that reads one small file after
+# the other asks again within microseconds, and to be woken takes tens of them.  A cold tar of
+# 15,500 files took 1.26 s instead of 1.7 with two workers, 1.1 instead of 1.75 with one.
+_PATIENCE_NS = 200_000
 _BACKGROUND = 64  # requests that may be under way with nobody waiting, such as read-ahead
 _NO_ANSWER = frozenset({wire.FORGET, wire.BATCH_FORGET, wire.DESTROY})
 _DT_REG = stat.S_IFREG >> 12
@@ -90,9 +96,16 @@ class ImageServer:
 
     def serve(self) -> None:
         """Answer until the file system is gone.  Raises OSError when the device fails."""
+        ready = select.poll()
+        ready.register(self._device, select.POLLIN)
+        # On a single processor the client could not even ask while we look.
+        patience = _PATIENCE_NS if len(os.sched_getaffinity(0)) > 1 else 0
         while True:
+            end = monotonic_ns() + patience
+            while not ready.poll(0) and monotonic_ns() < end:
+                pass
             try:
-                # Not poll(2) first: that would wake every worker for every request.
+                # To sleep in poll(2) would be to wake every worker for every request.
                 self._length = os.readv(self._device, [self._request])
             except OSError as error:
                 if error.errno == errno.ENODEV:
