@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cisfs.cli.arguments import unit_size
+
 HELP = "make a new, empty vault"
 
 _EPILOG = """\
@@ -32,23 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit-size",
         metavar="SIZE",
-        type=_size,
+        type=unit_size,
         help="bytes encrypted together, a power of two from 4K to 1M: less suits small writes to "
         "large files, more suits large reads (default: 32K)",
     )
     add_key_options(parser)
-
-
-def _size(text: str) -> int:
-    """Parse "16384", "16K" or "1M"; the range is the format's to check."""
-    factor = {"K": 1024, "M": 1024 * 1024}.get(text[-1:].upper(), 1)
-    digits = text[:-1] if factor > 1 else text
-    if not digits.isascii() or not digits.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384 or 16K")
-    size = int(digits) * factor
-    if not 4096 <= size <= 1024 * 1024 or size & (size - 1):
-        raise argparse.ArgumentTypeError(f"{text} is not a power of two from 4K to 1M")
-    return size
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.keys.credentials import from_options
     from cisfs.layer import vault
 
-    unit_size = vault.DEFAULT_UNIT_SIZE if args.unit_size is None else args.unit_size
+    size = vault.DEFAULT_UNIT_SIZE if args.unit_size is None else args.unit_size
     purpose = f"new passphrase for {args.vault}"
     credential = from_options(args, purpose=purpose, confirm=True)
-    vault.create(args.vault, credential, unit_size=unit_size)
+    vault.create(args.vault, credential, unit_size=size)
     print(f"made vault {args.vault}; next: cisfs mount {args.vault} DIRECTORY")
     return 0

@@ -17,7 +17,7 @@ from types import ModuleType
 from cisfs import __version__
 from cisfs.errors import CisfsError, EngineError
 
-COMMANDS = ("init", "mount", "umount", "run", "inspect", "verify")
+COMMANDS = ("init", "mount", "umount", "seal", "run", "inspect", "verify")
 _INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
 _NOBODY_READS = 141  # the same of SIGPIPE
 _DESCRIPTION = (
@@ -29,16 +29,18 @@ getting started:
   mkdir open; cisfs mount secrets.vault open
   cp -a my-private-files/. open/       what is written to open/ is encrypted in secrets.vault/
   cisfs umount open
-  cisfs run --layer secrets.vault --rootfs ./rootfs -- /bin/sh
+  cisfs seal secrets.vault -o secrets.cis
+                                       one file of it that never changes, to ship and to run
+  cisfs run --layer secrets.cis --rootfs ./rootfs -- /bin/sh
                                        a container that sees the files; needs root
 
 "cisfs COMMAND --help" describes each command.
 
 exit status:
    0  success                          14  no passphrase or key was given
-   1  any other failure                15  the vault is in use
+   1  any other failure                15  the vault or layer is in use
    2  wrong use of the command line    16  altered or forged by someone without the key
-  10  no vault at that path            17  the mount point will not do, or mounting failed
+  10  no vault or layer at that path   17  the mount point will not do, or mounting failed
   11  damaged or truncated data        18  this machine has no usable /dev/fuse
   12  wrong passphrase or key          19  verify found damage
   13  written by a newer cisfs         20  too little memory for a key slot

@@ -1,0 +1,137 @@
+"""A seal from end to end: the source is indexed, an image is laid out or compressed, and encrypted.
+
+Knows the order of things and who owns what meanwhile; how each is done is known elsewhere.  Nothing
+plaintext reaches a disk: an image that is not compressed is made piece by piece in the processes
+that encrypt it.  One seal in a process, which becomes undumpable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cisfs.build import compressed, interrupts
+from cisfs.build.directory import index_directory
+from cisfs.build.erofs import ErofsImage
+from cisfs.build.index import Index
+from cisfs.build.progress import Progress
+from cisfs.build.request import UNCOMPRESSED, Kind, Request
+from cisfs.build.superblock import check_image
+from cisfs.build.tar import Limits, index_tar
+from cisfs.build.vault_source import index_vault
+from cisfs.format.sealed_geometry import LayerGeometry
+from cisfs.keys.credentials import Credential
+from cisfs.layer.sealing import Image, StoredImage, seal_image
+from cisfs.layer.vault import Vault
+from cisfs.mount import syscalls
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What was made: sizes in bytes, `input_bytes` those in the files of the source."""
+
+    identity: str
+    entries: int
+    input_bytes: int
+    image_size: int
+    stored_size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    image: Image
+    entries: int
+    input_bytes: int
+
+
+def seal(
+    request: Request,
+    credential: Credential,
+    vault_credential: Credential,
+    progress: Progress,
+) -> Sealed:
+    """Seal; `credential` opens the layer from now on, `vault_credential` a source that is a vault.
+
+    The output appears whole or not at all, and nothing else is left behind.  Raises CisfsError,
+    OSError, and Interrupted in a block of `interrupts.raised`.
+    """
+    began = time.monotonic()
+    _keep_memory_private()
+    with ExitStack() as undo:
+        undo.callback(progress.end)
+        made = _make(request, vault_credential, progress, undo)
+        progress.begin("encrypting", made.image.size)
+        identity = seal_image(
+            made.image,
+            request.output,
+            credential,
+            unit_size=request.unit_size,
+            workers=request.workers,
+            force=request.force,
+            progress=progress.update,
+        )
+        interrupts.settle()  # the layer is there
+    return Sealed(
+        identity=identity,
+        entries=made.entries,
+        input_bytes=made.input_bytes,
+        image_size=made.image.size,
+        stored_size=LayerGeometry(request.unit_size, made.image.size).stored_size,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _keep_memory_private() -> None:
+    """Have neither this process nor the programs it runs leave their memory in a core file.
+
+    A limit of one byte, unlike one of none, also keeps the kernel from piping it to a handler that
+    would store it (fs/coredump.c, do_coredump).
+    """
+    syscalls.keep_memory_private()
+    with contextlib.suppress(ValueError):  # the limit is none already, and may not be raised
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+
+
+def _make(
+    request: Request, vault_credential: Credential, progress: Progress, undo: ExitStack
+) -> _Made:
+    """Return the image, which `undo` does away with."""
+    if request.kind is Kind.IMAGE:
+        return _ready_made(request.path, undo)
+    progress.begin("reading")
+    index = undo.enter_context(_index(request, vault_credential))
+    image: Image
+    if request.compression == UNCOMPRESSED:
+        image = ErofsImage(index)
+    else:
+        image = undo.enter_context(compressed.image(index, request, progress))
+    return _Made(image, index.totals.entries, index.totals.content)
+
+
+def _ready_made(path: Path, undo: ExitStack) -> _Made:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    undo.callback(os.close, fd)
+    size = os.fstat(fd).st_size
+    return _Made(StoredImage(fd, size), check_image(fd, path).inodes, size)
+
+
+def _index(request: Request, vault_credential: Credential) -> Index:
+    """Return the index of a source; what it holds open goes with it."""
+    if request.kind is Kind.DIRECTORY:
+        return index_directory(request.path)
+    if request.kind is Kind.VAULT:
+        return index_vault(Vault.open(request.path, vault_credential, read_only=True))
+    limits = Limits(max_size=request.max_size, devices=request.devices)
+    if request.source is None:
+        return index_tar(0, request.label, limits, request.output.parent)
+    fd = os.open(request.source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return index_tar(fd, request.label, limits, request.output.parent)
+    finally:
+        os.close(fd)

@@ -1,0 +1,160 @@
+"""An index shown as a directory for a while: a FUSE mount, served by a process of its own.
+
+For programs that take nothing but directories.  Does not know what is shown.  Forks, so it is for
+processes with one thread.
+
+The mount point is a new directory that only its owner can enter, and FUSE lets nobody else in who
+gets there.  Modes are not checked: whoever mounts may read all of it, as he could read the source.
+The server ends when it is unmounted; when its parent dies, it takes the mount away itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from cisfs.build.index import Index
+from cisfs.build.view import SourceTree
+from cisfs.errors import CisfsError, MountError
+from cisfs.mount import points, process, unmount
+from cisfs.mount.loop import DirectLoop, stand_in_for_trio
+from cisfs.mount.server import Server
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from cisfs.layer.tree import VaultTree
+
+_OPTIONS = frozenset({"ro", "nosuid", "nodev", "noexec", "fsname=cisfs-seal", "subtype=cisfs"})
+_TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_MOUNTED = b"mounted"
+_READ_AHEAD_KIB = 1024
+_TICK = 1.0  # bounds the wait for a signal that came between two looks, as in cisfs.mount.serving
+
+
+@contextlib.contextmanager
+def shown(index: Index) -> Iterator[Path]:
+    """Show `index` in a directory while the block runs; yields its path.
+
+    What becomes unreadable is logged to stderr, and its reader gets EIO.  Raises NoFuseError,
+    MountError, OSError.
+    """
+    points.require_fuse()
+    mountpoint = points.resolved(tempfile.mkdtemp(prefix="cisfs-seal-"))
+    try:
+        server = _start(index, mountpoint)
+        try:
+            yield mountpoint
+        except BaseException:
+            with contextlib.suppress(MountError):
+                _stop(server)
+            raise
+        _stop(server)
+    finally:
+        with contextlib.suppress(OSError):  # the server removes it too, unless it was killed
+            mountpoint.rmdir()
+
+
+def _start(index: Index, mountpoint: Path) -> Server:
+    receive, send = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(receive)
+        _be_server(index, mountpoint, send, parent)
+    os.close(send)
+    server = Server(pid, mountpoint)
+    try:
+        with os.fdopen(receive, "rb") as reports:
+            report = reports.read()
+    except BaseException:  # Ctrl-C: the child must not mount for nobody
+        os.kill(pid, signal.SIGTERM)
+        raise
+    entry = points.mounted_at(mountpoint)
+    if report != _MOUNTED or entry is None:
+        with contextlib.suppress(MountError):
+            server.stop()
+        said = report.decode(errors="replace") or "its server ended early"
+        raise MountError(f"cannot show the source to the maker of images: {said}")
+    points.set_read_ahead(entry, _READ_AHEAD_KIB)
+    return server
+
+
+def _stop(server: Server) -> None:
+    """Unmount, and await the server's end.  Raises MountError."""
+    entry = points.mounted_at(server.mountpoint)
+    if entry is not None:
+        with contextlib.suppress(OSError):  # then the server does it, when it is told to end
+            unmount.depart(server.mountpoint, entry.device)
+    server.stop()
+
+
+def _be_server(index: Index, mountpoint: Path, report: int, parent: int) -> NoReturn:
+    """Serve for the rest of this process's life; nothing of the caller's runs here again."""
+    code = 1
+    try:
+        process.keep_memory_private()
+        process.leave_home()
+        process.shed_descriptors(keep_stderr=True)
+        process.start_logging(None, to_stderr=True)
+        process.end_with_parent(parent)
+        gc.freeze()  # a collection would write to every page of the index, and so copy it
+        _serve(index, mountpoint, report)
+        code = 0
+    except (CisfsError, OSError) as error:
+        with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
+            os.write(report, str(error).encode())
+    except BaseException:  # noqa: BLE001 - must not unwind into the parent's frames
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _serve(index: Index, mountpoint: Path, report: int) -> None:
+    stand_in_for_trio()
+    from cisfs.mount import pyfuse
+
+    # With FUSE_POSIX_ACL the kernel checks modes as well, and would keep an ordinary user from what
+    # belongs to root in his own tar (fs/fuse/inode.c, process_init_reply).
+    pyfuse.VaultOperations.enable_acl = False
+    loop = DirectLoop(lambda: True)
+    _watch_signals(loop)
+    # A session with "ro" calls no method of a tree that a SourceTree does not have.
+    tree = cast("VaultTree", SourceTree(index))
+    session = pyfuse.Session(tree, str(mountpoint), set(_OPTIONS), loop)
+    entry = points.mounted_at(mountpoint)
+    try:
+        os.write(report, _MOUNTED)
+        os.close(report)
+        session.serve()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        session.close()
+        if entry is not None and points.mounted_at(mountpoint) == entry:
+            unmount.detach(mountpoint)
+        with contextlib.suppress(OSError):
+            mountpoint.rmdir()
+
+
+def _watch_signals(loop: DirectLoop) -> None:
+    """Have a signal end the session soon; no handler does more than set flags."""
+    asked = False
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = loop.attention = True
+
+    def look(_signal: int, _frame: FrameType | None) -> None:
+        loop.attention = asked
+
+    for number in _TERMINATION:
+        signal.signal(number, terminate)
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)

@@ -1,0 +1,35 @@
+"""Kinds of arguments that several commands take: sizes.
+
+Pure functions for argparse, which makes wrong use of their ArgumentTypeError.  Knows no command.
+Safe anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+_FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes above zero, such as "16384", "16K" or "64G"."""
+    factor = _FACTORS.get(text[-1:].upper(), 1)
+    digits = text[:-1] if factor > 1 else text
+    if not digits.isascii() or not digits.isdigit() or not int(digits):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384 or 16K")
+    return int(digits) * factor
+
+
+def unit_size(text: str) -> int:
+    """Parse the size of a data unit."""
+    wanted = size(text)
+    if not 4096 <= wanted <= 1024 * 1024 or wanted & (wanted - 1):
+        raise argparse.ArgumentTypeError(f"{text} is not a power of two from 4K to 1M")
+    return wanted
+
+
+def workers(text: str) -> int:
+    """Parse a number of processes."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)

@@ -1,0 +1,225 @@
+"""`cisfs seal`: make a sealed layer of a directory, a vault, a tar or an EROFS image.
+
+Parses, asks for the keys, calls `cisfs.build.seal` and reports.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cisfs.cli.arguments import size, unit_size, workers
+
+if TYPE_CHECKING:
+    from cisfs.build.request import Request
+    from cisfs.build.seal import Sealed
+    from cisfs.keys.credentials import Credential
+
+HELP = "make a sealed layer of a directory, vault, tar or EROFS image"
+
+# More than registries and engines take for a layer, and what a disk for them has.
+DEFAULT_MAX_SIZE = 64 << 30
+
+_EPILOG = """\
+SOURCE is one of
+
+  a directory    read where it is; owners, modes, times, links, devices and extended attributes
+                 are kept
+  a vault        read through its key, and mounted nowhere; it must not be mounted for writing
+  a tar          plain or compressed, "-" for standard input; never unpacked anywhere
+  an EROFS image ready made, taken as it is
+
+The names by which an OCI layer deletes what is below it (.wh.NAME, .wh..wh..opq) are understood in
+directories and tars.
+
+Nothing plaintext is ever written to a disk.  The image is made piece by piece as it is encrypted.
+With --compression it is made by mkfs.erofs, in memory that is not swapped out or, if it is too
+large for half of the free memory, in an encrypted file whose key is never stored.  That file lies
+beside LAYER, in a directory .LAYER.XXXXXXXX.scratch; what a kill -9 or a power failure leaves of it
+can be read by nobody, and may be deleted.
+
+LAYER appears when it is whole, or not at all.  It is for keeps: to change it, seal it again.  There
+is no way in without the passphrase or key.  Keep a copy of it.
+
+examples:
+  cisfs seal ./private-files -o private.cis
+  cisfs seal --key-file layer.key secrets.vault -o secrets.cis
+  tar c -C private-files . | cisfs seal --key-file layer.key - -o private.cis
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.keys.credentials import add_key_options
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("source", metavar="SOURCE", help="what to seal; see below")
+    parser.add_argument(
+        "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
+    )
+    parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
+    parser.add_argument(
+        "--compression",
+        metavar="KIND",
+        type=_compression,
+        default="none",
+        help="none (default), lz4, or lz4hc[,LEVEL] with a LEVEL of 1 to 12: smaller, but sealed "
+        "more slowly, and listed more slowly from a cold start; takes mkfs.erofs and FUSE",
+    )
+    parser.add_argument(
+        "--unit-size",
+        metavar="SIZE",
+        type=unit_size,
+        help="bytes encrypted together, a power of two from 4K to 1M: less suits small reads here "
+        "and there, more suits large ones (default: 64K)",
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        type=size,
+        default=DEFAULT_MAX_SIZE,
+        help="refuse a tar of more than this when decompressed (default: 64G)",
+    )
+    parser.add_argument(
+        "--allow-devices",
+        action="store_true",
+        help="take device nodes from a tar: make sure that they are meant for your machines",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=workers,
+        help="processes that encrypt (default: one for each processor)",
+    )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="print one JSON document")
+    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_key_options(parser)
+    _add_source_key_options(parser)
+
+
+def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "key of a vault that is sealed", "Without any of these, it is the key of the new layer."
+    )
+    one = group.add_mutually_exclusive_group()
+    for option, metavar in (
+        ("--source-passphrase-file", "FILE"),
+        ("--source-passphrase-command", "COMMAND"),
+        ("--source-key-file", "FILE"),
+    ):
+        kind = Path if metavar == "FILE" else str
+        one.add_argument(option, metavar=metavar, type=kind, help="as above")
+
+
+def _compression(text: str) -> str:
+    if not re.fullmatch(r"none|lz4|lz4hc(,([1-9]|1[0-2]))?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of none, lz4, lz4hc, lz4hc,1..12")
+    return text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Seal; return 0, or 128+N when signal N ended it."""
+    from cisfs.build import interrupts
+
+    try:
+        with interrupts.raised():
+            return _run(args)
+    except interrupts.Interrupted as ended:
+        name = signal.Signals(ended.number).name
+        print(f"cisfs: sealing was interrupted by {name}", file=sys.stderr)
+        return 128 + ended.number
+
+
+def _run(args: argparse.Namespace) -> int:
+    from cisfs.build import request
+    from cisfs.build.progress import Progress
+    from cisfs.build.seal import seal
+    from cisfs.errors import CisfsError
+    from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
+
+    wanted = request.check(
+        source=args.source,
+        output=args.output,
+        unit_size=DEFAULT_UNIT_SIZE if args.unit_size is None else args.unit_size,
+        compression=args.compression,
+        max_size=args.max_size,
+        devices=args.allow_devices,
+        workers=args.workers,
+        force=args.force,
+    )
+    _check_standard_input(args)
+    credential, vault_credential = _credentials(args, wanted)
+    watched = sys.stderr.isatty() and not (args.json or args.quiet)
+    try:
+        sealed = seal(
+            wanted, credential, vault_credential, Progress(sys.stderr if watched else None)
+        )
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CisfsError(
+                f"no space left to make {args.output}: the file system of {wanted.output.parent} "
+                "is full"
+            ) from error
+        raise
+    _report(args, wanted, sealed)
+    return 0
+
+
+def _check_standard_input(args: argparse.Namespace) -> None:
+    """Raise UsageError if two things are to be read from the standard input."""
+    from cisfs.errors import UsageError
+
+    files = (args.passphrase_file, args.source_passphrase_file)
+    wanted = [str(each) for each in (args.source, *files) if each is not None]
+    if wanted.count("-") > 1:
+        raise UsageError("only one of the source and the passphrases can be standard input")
+
+
+def _credentials(args: argparse.Namespace, wanted: Request) -> tuple[Credential, Credential]:
+    """Return the key of the layer, and that of a vault that is sealed, which may be the same."""
+    from cisfs.build.request import Kind
+    from cisfs.keys.credentials import from_options
+
+    source = argparse.Namespace(
+        passphrase_file=args.source_passphrase_file,
+        passphrase_command=args.source_passphrase_command,
+        key_file=args.source_key_file,
+    )
+    apart = any(value is not None for value in vars(source).values())
+    if wanted.kind is Kind.VAULT and not apart:
+        purpose = f"passphrase for {args.source}, and for {args.output} too"
+        both = from_options(args, purpose=purpose)
+        return both, both
+    credential = from_options(args, purpose=f"new passphrase for {args.output}", confirm=True)
+    if wanted.kind is not Kind.VAULT:
+        return credential, credential
+    return credential, from_options(source, purpose=f"passphrase for {args.source}")
+
+
+def _report(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> None:
+    if args.json:
+        document = {
+            "path": str(args.output),
+            "identity": sealed.identity,
+            "source": wanted.kind.value,
+            "entries": sealed.entries,
+            "input_bytes": sealed.input_bytes,
+            "image_size": sealed.image_size,
+            "stored_size": sealed.stored_size,
+            "unit_size": wanted.unit_size,
+            "compression": wanted.compression if wanted.mkfs else None,
+            "seconds": round(sealed.seconds, 3),
+        }
+        print(json.dumps(document, indent=2))
+    elif not args.quiet:
+        where = os.fspath(args.output)
+        print(f"sealed {where}, {sealed.identity}; next: cisfs mount {where} DIRECTORY")
