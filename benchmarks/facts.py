@@ -45,6 +45,12 @@ def filesystem_of(directory: Path) -> str:
     return first_line("findmnt", "-n", "-o", "FSTYPE", "-T", str(directory))
 
 
+def cache_drops() -> int:
+    """Tell how often the kernel's page cache has been dropped since the machine started."""
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counts.get("drop_pagecache", 0))
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -28,6 +28,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """Write a figure for a table; nothing for one that was not measured."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def section(title: str, facts: Mapping[str, str], table: str, notes: Sequence[str] = ()) -> str:
     """Return one run as a Markdown section."""
     told = ", ".join(f"{name} {value}" for name, value in facts.items())
@@ -48,9 +53,13 @@ def _append(path: Path, text: str) -> Path:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
         file.write(text if file.tell() else text.lstrip("\n"))
-    # A run through sudo must leave the results to whom the checkout belongs.
+    hand_over(path)
+    return path
+
+
+def hand_over(path: Path) -> None:
+    """Leave a result of a run through sudo, and its directory, to whom the checkout belongs."""
     owner = CHECKOUT.stat()
     for made in (path.parent, path):
         if os.geteuid() == 0:
             os.chown(made, owner.st_uid, owner.st_gid)
-    return path

@@ -1,31 +1,26 @@
-"""The systems under comparison: how each is set up, mounted, watched and taken down.
+"""The systems under comparison: how each is set up, filled, mounted and taken down.
 
+Here are those that are written to through their mount; `layers` has those that are made in one go.
 Knows nothing of what is measured on them.  One thread; the servers are child processes.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import shutil
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-MOUNT_TIMEOUT = 30.0  # seconds; a passphrase's key derivation is part of it
-_TICKS = os.sysconf("SC_CLK_TCK")
+from benchmarks.servers import Server, Usage
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a server has used so far: CPU seconds, and its largest resident size in MiB."""
-
-    cpu: float = 0.0
-    peak_rss: float = 0.0
+# What the benchmark of sealed layers stores: two directories, $TREE and $FILE of the environment.
+PARTS = ("tree", "file")
 
 
 @dataclass
@@ -34,6 +29,7 @@ class System(ABC):
 
     work: Path
     name: ClassVar[str]
+    filled_once: ClassVar[bool] = False  # in the first round only: filling it takes too long
     backing: Path = field(init=False)
     view: Path = field(init=False)
 
@@ -41,9 +37,14 @@ class System(ABC):
         self.backing = self.work / self.name / "backing"
         self.view = self.work / self.name / "view"
 
+    @classmethod
+    def lacks(cls) -> str:
+        """Tell what this machine lacks for it, or nothing."""
+        return ""
+
     @abstractmethod
     def start(self) -> None:
-        """Make it empty and ready for use."""
+        """Make it empty and ready to be filled."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -51,7 +52,24 @@ class System(ABC):
 
     @abstractmethod
     def usage(self) -> Usage:
-        """Tell what its server has used since it started."""
+        """Tell what its servers have used since they started."""
+
+    def store_command(self, part: str) -> str:
+        """Return the shell command that stores one of the parts, durably."""
+        # A FUSE server is not told of sync -f, hence the second one.
+        return f'cp -a "${part.upper()}" "$VIEW/" && sync -f "$VIEW" && sync -f "$BACKING"'
+
+    @abstractmethod
+    def mount(self, parts: Sequence[str] = PARTS) -> None:
+        """Show at least these parts in `view`, by their names, read-only; return when it is so."""
+
+    @abstractmethod
+    def unmount(self) -> None:
+        """End the mount and its servers; what is stored stays.  Harmless when not mounted."""
+
+    def stored(self) -> int:
+        """Return the bytes of disk taken by what was stored."""
+        return disk_usage(self.backing)
 
     def details(self) -> dict[str, str]:
         """Return the facts of this system that belong beside its figures."""
@@ -75,82 +93,92 @@ class Plain(System):
         """Delete it."""
         self._clear()
 
+    def mount(self, parts: Sequence[str] = PARTS) -> None:
+        """Nothing to mount."""
+
+    def unmount(self) -> None:
+        """Nothing to unmount."""
+
     def usage(self) -> Usage:
         """No server, no use."""
         return Usage()
 
 
 class Mounted(System):
-    """A FUSE server started by its own command line, in the foreground so that its pid is known."""
+    """An encrypted directory of files that a FUSE server shows."""
+
+    credential: ClassVar[bytes] = b"benchmark\n"
+    read_only: ClassVar[str]  # the option
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._passfile = self.work / self.name / "passphrase"
+        self.served = self.view  # where the server's mount is
+        self._server: Server | None = None
+        self._credential_file = self.work / self.name / "credential"
 
     @abstractmethod
     def init_command(self) -> list[str]:
         """The command that makes an empty store in `backing`."""
 
     @abstractmethod
-    def serve_command(self) -> list[str]:
-        """The command that mounts `backing` at `view` and stays in the foreground."""
+    def serve_command(self, *options: str) -> list[str]:
+        """The command that mounts `backing` at `served` and stays in the foreground."""
 
     def start(self) -> None:
-        """Make the store, mount it, and wait until the mount is there."""
-        self.view.mkdir(parents=True)
+        """Make the store, and mount it for writing."""
+        self.served.mkdir(parents=True)
         self.backing.mkdir()
-        self._passfile.write_text("benchmark\n")
-        self._passfile.chmod(0o600)
+        self._credential_file.write_bytes(self.credential)
+        self._credential_file.chmod(0o600)
         subprocess.run(self.init_command(), check=True, stdout=subprocess.DEVNULL)
-        # A session of its own: ctrl-C is for the benchmark, which then unmounts in good order.
-        self._server = subprocess.Popen(
-            self.serve_command(), stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        deadline = time.monotonic() + MOUNT_TIMEOUT
-        while not os.path.ismount(self.view):
-            if self._server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} did not mount {self.view}")
-            time.sleep(0.02)
+        self._serve()
 
     def stop(self) -> None:
-        """Unmount, wait for the server, and delete the store; forcibly if nothing else helps."""
-        if os.path.ismount(self.view):
-            command = ["umount", str(self.view)]
-            if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
-                # In use, by what an interrupted trial left running.
-                subprocess.run(["umount", "--lazy", str(self.view)], check=True)
-        if self._server:
-            try:
-                self._server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                print(f"{self.name}: the server outlived its mount; killed", file=sys.stderr)
-                self._server.kill()
-                self._server.wait()
-            self._server = None
+        """Unmount, and delete the store."""
+        self.unmount()
         self._clear()
 
+    def mount(self, parts: Sequence[str] = PARTS) -> None:  # noqa: ARG002 - it has them all
+        """Mount it again, now read-only."""
+        self.unmount()
+        self._serve(self.read_only)
+
+    def unmount(self) -> None:
+        """Unmount, and wait for the server."""
+        if self._server:
+            self._server.stop()
+            self._server = None
+
     def usage(self) -> Usage:
-        """Add up the server's processes: the one that was started, and those below it."""
-        if not self._server:
-            return Usage()
-        each = [_usage_of(pid) for pid in _with_descendants(self._server.pid)]
-        return Usage(sum(use.cpu for use in each), sum(use.peak_rss for use in each))
+        """Ask the server's processes."""
+        return self._server.usage() if self._server else Usage()
+
+    def _serve(self, *options: str) -> None:
+        self._server = Server(self.serve_command(*options), self.served)
+        self._server.start()
 
 
 class Gocryptfs(Mounted):
     """gocryptfs as Debian packages it, with its defaults."""
 
     name = "gocryptfs"
+    read_only = "-ro"
+    init_options: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def lacks(cls) -> str:
+        """It needs its program."""
+        return missing("gocryptfs")
 
     def init_command(self) -> list[str]:
         """gocryptfs -init."""
-        return ["gocryptfs", "-q", "-init", "-passfile", str(self._passfile), str(self.backing)]
+        options = ["-q", "-init", *self.init_options, "-passfile", str(self._credential_file)]
+        return ["gocryptfs", *options, str(self.backing)]
 
-    def serve_command(self) -> list[str]:
+    def serve_command(self, *options: str) -> list[str]:
         """gocryptfs -fg."""
-        options = ["-q", "-fg", "-passfile", str(self._passfile)]
-        return ["gocryptfs", *options, str(self.backing), str(self.view)]
+        always = ["-q", "-fg", "-passfile", str(self._credential_file)]
+        return ["gocryptfs", *always, *options, str(self.backing), str(self.served)]
 
     def details(self) -> dict[str, str]:
         """Its version."""
@@ -158,55 +186,71 @@ class Gocryptfs(Mounted):
         return {"gocryptfs": done.stdout.split(";")[0].removeprefix("gocryptfs").strip()}
 
 
+class QuickGocryptfs(Gocryptfs):
+    """With the least key derivation that it offers: the others read a key from a file."""
+
+    init_options = ("-scryptn", "10")
+
+
 class Cisfs(Mounted):
-    """cisfs of this checkout, with its defaults."""
+    """The vault of this checkout, with its defaults."""
 
     name = "cisfs"
-
-    def _command(self, *words: str) -> list[str]:
-        entry = "import sys; from cisfs.cli.main import main; sys.exit(main())"
-        return [sys.executable, "-c", entry, *words]
+    read_only = "--read-only"
+    credential_option: ClassVar[str] = "--passphrase-file"
 
     def init_command(self) -> list[str]:
         """cisfs init."""
-        return self._command("init", "--passphrase-file", str(self._passfile), str(self.backing))
+        return cisfs("init", self.credential_option, str(self._credential_file), str(self.backing))
 
-    def serve_command(self) -> list[str]:
+    def serve_command(self, *options: str) -> list[str]:
         """cisfs mount --foreground."""
-        options = ["--foreground", "--passphrase-file", str(self._passfile)]
-        return self._command("mount", *options, str(self.backing), str(self.view))
+        always = ["--foreground", self.credential_option, str(self._credential_file)]
+        return cisfs("mount", *always, *options, str(self.backing), str(self.served))
 
     def details(self) -> dict[str, str]:
         """Its unit size, as `cisfs inspect` tells it."""
-        command = self._command("inspect", "--json", str(self.backing))
-        told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        return {"unit size": str(told.get("unit_size", "unknown"))}
+        return {"unit size": unit_size(self.backing)}
 
 
-SYSTEMS: dict[str, type[System]] = {kind.name: kind for kind in (Plain, Gocryptfs, Cisfs)}
+class Vault(Cisfs):
+    """The vault with a key file."""
+
+    name = "vault"
+    filled_once = True
+    credential = bytes(range(32))
+    credential_option = "--key-file"
+
+    def details(self) -> dict[str, str]:
+        """Its unit size."""
+        return {"unit size of the vault": unit_size(self.backing)}
 
 
-def _with_descendants(root: int) -> list[int]:
-    """Return a process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        children.setdefault(int(fields[1]), []).append(int(process.name))
-    found = [root]
-    for pid in found:
-        found.extend(children.get(pid, []))
-    return found
+def cisfs(*words: str) -> list[str]:
+    """Return a command line of the cisfs of this checkout."""
+    return [sys.executable, "-m", "cisfs", *words]
 
 
-def _usage_of(pid: int) -> Usage:
-    """Read proc(5): utime and stime of stat, VmHWM of status; zeros once the process is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return Usage()
-    peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0")
-    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(peak) / 1024)
+def cisfs_in_shell(*words: str) -> str:
+    """Return the same for a shell, which still expands the variables in `words`."""
+    return " ".join([shlex.join(cisfs()), *words])
+
+
+def unit_size(store: Path) -> str:
+    """Return the unit size of a vault or sealed layer, as `cisfs inspect` tells it."""
+    command = cisfs("inspect", "--json", str(store))
+    told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return str(told.get("unit_size", "unknown"))
+
+
+def missing(*programs: str) -> str:
+    """Name those of the programs that are not installed."""
+    return ", ".join(program for program in programs if not shutil.which(program))
+
+
+def disk_usage(directory: Path) -> int:
+    """Return the bytes that a directory and all in it take on its disk."""
+    command = ["du", "--summarize", "--block-size=1", str(directory)]
+    return int(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    )

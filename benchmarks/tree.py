@@ -1,14 +1,15 @@
-"""A source tree to copy: the same files in every run and on every machine.
+"""A source tree to copy, and a large file: the same in every run and on every machine.
 
 Sizes and shapes follow what an installed Linux image holds: most files are small, most bytes are
-in few.  Knows nothing of what reads it.  One writer.
+in few.  Names, sizes and modes do not depend on the content, which `content` provides.  Knows
+nothing of what reads it.  One writer.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,15 @@ _SIZES = [
 ]
 
 
+# Makes the content of a file of as many random bytes.
+Content = Callable[[bytes], bytes]
+
+
+def incompressible(drawn: bytes) -> bytes:
+    """Return the random bytes as they are."""
+    return drawn
+
+
 @dataclass
 class Tree:
     """What was made: the number of directories, files and symlinks, and the files' bytes."""
@@ -43,7 +53,15 @@ class Tree:
         )
 
 
-def generate(root: Path, files: int) -> Tree:
+def generate_file(path: Path, size: int, content: Content = incompressible) -> None:
+    """Make a file of so many bytes, a multiple of 1 MiB."""
+    chance = random.Random(_SEED)
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(content(chance.randbytes(1 << 20)))
+
+
+def generate(root: Path, files: int, content: Content = incompressible) -> Tree:
     """Make `root` and at least `files` regular files below it."""
     chance = random.Random(_SEED)
     made = Tree()
@@ -57,7 +75,7 @@ def generate(root: Path, files: int) -> Tree:
                 made.symlinks += 1
                 continue
             size = _size(chance)
-            path.write_bytes(chance.randbytes(size))
+            path.write_bytes(content(chance.randbytes(size)))
             path.chmod(chance.choice((0o644, 0o644, 0o755, 0o600)))
             os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
             made.files += 1

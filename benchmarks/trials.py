@@ -1,34 +1,45 @@
-"""What is measured: each trial is a shell command that a user might have typed.
+"""How a trial is measured: each is a shell command that a user might have typed.
 
 A group is a run of trials that must follow one another at once, because each leaves the state (a
-file, warm caches) that the next one starts from.  Knows nothing of the systems but two paths.
-One thread.
+file, warm caches) that the next one starts from.  Knows nothing of the systems but two paths, and
+of the trials nothing but their shape.  One thread.
 """
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, median
 
-from benchmarks.systems import System, Usage
+from benchmarks.systems import System
 
-LIKE_GOCRYPTFS = 1.0
-NEAR_GOCRYPTFS = 1.3
+AGAIN = (5, 1.0)  # repeat at most so many times, until so many seconds are over
+_SETTLE = 0.2
+_END_TIMEOUT = 5.0
+
+# tar writing to /dev/null reads no file (GNU tar looks for that), hence the cat.
+TAR = 'tar cf - -C "$VIEW" tree | cat >/dev/null'
+FIND = "find \"$VIEW/tree\" -printf '%s %m %p\\n'"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One timed command; `$VIEW`, `$BACKING`, `$BIG` and `$TREE` are set for it."""
+    """One timed command; `$VIEW`, `$BACKING` and the sources are set for it."""
 
     name: str
     command: str
-    target: float  # at most so many times gocryptfs's time
     cold: bool = False  # drop the kernel's caches first, those of the mount and of what is below
     before: str = ""  # untimed, as is `after`
     after: str = ""
+    again: bool = False  # repeat it while that is quick, and take the median
+    clock: Callable[[str], float] | None = None  # seconds, of what it prints, instead of its time
+    count_command: bool = False  # its programs do what the server of others does: add their CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +50,6 @@ class Sample:
     server_cpu: float
 
 
-# tar writing to /dev/null reads no file (GNU tar looks for that), hence the cat.
-# A FUSE server is not told of sync -f, hence the second one.
-GROUPS: list[list[Trial]] = [
-    [
-        Trial("write", 'dd if="$BIG" of="$VIEW/big" bs=1M conv=fsync', LIKE_GOCRYPTFS),
-        Trial(
-            "read",
-            'dd if="$VIEW/big" of=/dev/null bs=1M',
-            LIKE_GOCRYPTFS,
-            cold=True,
-            after='rm "$VIEW/big"',
-        ),
-    ],
-    [
-        Trial(
-            "copy",
-            'cp -a "$TREE" "$VIEW/tree" && sync -f "$VIEW" && sync -f "$BACKING"',
-            NEAR_GOCRYPTFS,
-        ),
-    ],
-    [
-        Trial("tar cold", 'tar cf - -C "$VIEW" tree | cat >/dev/null', NEAR_GOCRYPTFS, cold=True),
-        Trial("tar warm", 'tar cf - -C "$VIEW" tree | cat >/dev/null', LIKE_GOCRYPTFS),
-    ],
-    [
-        Trial("find cold", "find \"$VIEW/tree\" -printf '%s %m %p\\n'", NEAR_GOCRYPTFS, cold=True),
-        Trial("find warm", "find \"$VIEW/tree\" -printf '%s %m %p\\n'", NEAR_GOCRYPTFS),
-    ],
-    [
-        Trial(
-            "rm -rf",
-            'rm -rf "$VIEW/tree"',
-            NEAR_GOCRYPTFS,
-            before='find "$VIEW/tree" -printf "%s"',
-        ),
-    ],
-]
-TRIALS: dict[str, Trial] = {trial.name: trial for group in GROUPS for trial in group}
-_NEED_THE_TREE = {"tar cold", "tar warm", "find cold", "find warm", "rm -rf"}
-
-
-def needed(selected: set[str]) -> list[list[Trial]]:
-    """Return the groups that must be run to measure the selected trials."""
-    wanted = selected | ({"copy"} if selected & _NEED_THE_TREE else set())
-    return [group for group in GROUPS if any(trial.name in wanted for trial in group)]
-
-
 def run(trial: Trial, system: System, sources: Mapping[str, str]) -> Sample:
     """Run a trial once.  Nothing dirty is left from before it; its own writes are in its command.
 
@@ -94,28 +58,73 @@ def run(trial: Trial, system: System, sources: Mapping[str, str]) -> Sample:
     variables = {**sources, "VIEW": str(system.view), "BACKING": str(system.backing)}
     if trial.before:
         _shell(trial.before, variables)
-    subprocess.run(["sync"], check=True)
-    if trial.cold:
-        Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    sample = _timed(lambda: _shell(trial.command, variables), system.usage)
+    settle(cold=trial.cold)
+    most, patience = AGAIN if trial.again else (1, 0.0)
+    deadline = time.monotonic() + patience
+    samples = [_timed(trial, system, variables)]
+    while len(samples) < most and time.monotonic() < deadline:
+        samples.append(_timed(trial, system, variables))
     if trial.after:
         _shell(trial.after, variables)
-    return sample
+    seconds = median(sample.seconds for sample in samples)
+    return Sample(seconds, mean(sample.server_cpu for sample in samples))
 
 
-def _timed(action: Callable[[], None], usage: Callable[[], Usage]) -> Sample:
-    cpu_before = usage().cpu
-    start = time.perf_counter()
-    action()
-    return Sample(time.perf_counter() - start, usage().cpu - cpu_before)
+def settle(*, cold: bool) -> None:
+    """Leave nothing dirty and, for a cold trial, nothing cached: not of the mount nor below it."""
+    subprocess.run(["sync"], check=True)
+    if cold:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        # FUSE servers are being told what was dropped: a moment for them to finish.
+        time.sleep(_SETTLE)
 
 
-def _shell(command: str, variables: Mapping[str, str]) -> None:
-    path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-    subprocess.run(
+def _timed(trial: Trial, system: System, variables: Mapping[str, str]) -> Sample:
+    cpu_before, start = _cpu(trial, system), time.perf_counter()
+    printed = _shell(trial.command, variables, keep=trial.clock is not None)
+    seconds = time.perf_counter() - start
+    server_cpu = _cpu(trial, system) - cpu_before
+    return Sample(trial.clock(printed) if trial.clock else seconds, server_cpu)
+
+
+def _cpu(trial: Trial, system: System) -> float:
+    used = system.usage().cpu
+    if trial.count_command:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used += ended.ru_utime + ended.ru_stime
+    return used
+
+
+def _shell(command: str, variables: Mapping[str, str], *, keep: bool = False) -> str:
+    """Run a command and return what it prints if that is to be kept; end all of it if we must end.
+
+    Raises subprocess.CalledProcessError.
+    """
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+    environment |= {name: os.environ[name] for name in os.environ if name.startswith("PYTHON")}
+    with subprocess.Popen(
         ["bash", "-o", "pipefail", "-c", command],
-        env={**path, **variables},
-        stdout=subprocess.DEVNULL,
+        env={**environment, **variables},
+        stdout=subprocess.PIPE if keep else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        check=True,
-    )
+        text=True,
+        process_group=0,
+    ) as process:
+        try:
+            printed, complaint = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, printed, complaint)
+    return printed or ""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process group: the shell and what it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(_END_TIMEOUT)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
