@@ -18,8 +18,10 @@ from cisfs.build.room import room
 from cisfs.build.serving import shown
 from cisfs.build.superblock import superblock
 from cisfs.build.workplace import Workplace
-from cisfs.errors import CisfsError
+from cisfs.errors import CisfsError, UsageError
 from cisfs.layer.sealing import StoredImage
+
+_TRUSTED = b"trusted."  # shown by FUSE to root only, as by other file systems (xattr(7))
 
 
 @contextlib.contextmanager
@@ -29,6 +31,11 @@ def image(index: Index, request: Request, progress: Progress) -> Iterator[Stored
     Raises UsageError for what mkfs.erofs has no room for, NoFuseError, MountError, CisfsError,
     OSError.
     """
+    if os.geteuid() != 0 and any(name.startswith(_TRUSTED) for name in _attributes(index)):
+        raise UsageError(
+            "mkfs.erofs cannot see trusted.* attributes without root, and opaque directories are "
+            "marked by one: seal as root, or without --compression"
+        )
     totals = index.totals
     needed = totals.image + totals.entries * mkfs.MEMORY_PER_ENTRY
     with contextlib.ExitStack() as undo:
@@ -50,6 +57,10 @@ def image(index: Index, request: Request, progress: Progress) -> Iterator[Stored
         made.settle()
         _check_entries(made.fd, totals.entries - left_out)
         yield StoredImage(made.fd, os.fstat(made.fd).st_size)
+
+
+def _attributes(index: Index) -> Iterator[bytes]:
+    return (name for entry in index.entries for name in entry.xattrs)
 
 
 def _check_entries(fd: int, expected: int) -> None:

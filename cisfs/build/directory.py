@@ -1,7 +1,6 @@
-"""A directory as a source: what is in it, and an index of it where OCI whiteouts are among it.
+"""A directory as a source: an index of what is in it, OCI whiteouts applied.
 
-Without whiteouts the maker of images can read the directory itself, and `scan` is all that is
-wanted.  No symlink is followed, except by the path of the directory itself.  One thread.
+No symlink is followed, except by the path of the directory itself.  One thread.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.build.attributes import proper
@@ -19,43 +17,10 @@ from cisfs.build.index import (
     Directory,
     Entry,
     Index,
-    Totals,
-    names_size,
     quoted,
-    xattrs_size,
 )
-from cisfs.build.whiteouts import PREFIX, Whiteouts, is_metadata
+from cisfs.build.whiteouts import Whiteouts, is_metadata
 from cisfs.errors import FormatError, UsageError
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What was found; `whiteouts` tells whether a name asks for `index_directory`."""
-
-    totals: Totals
-    whiteouts: bool
-
-
-def scan(path: Path) -> Scan:
-    """Look at everything in a directory but files' content.  Raises OSError, naming the place."""
-    totals, whiteouts = Totals(), False
-    seen: set[tuple[int, int]] = set()
-    directories = [os.path.realpath(os.fsencode(path))]
-    while directories:
-        directory = directories.pop()
-        listing = _listing(directory)
-        size = names_size(len(listing), sum(len(name) for name, _ in listing))
-        totals.count(stat.S_IFDIR, size, xattrs_size(_xattrs(directory)))
-        for name, status in listing:
-            whiteouts = whiteouts or name.startswith(PREFIX)
-            inode = (status.st_dev, status.st_ino)
-            if stat.S_ISDIR(status.st_mode):
-                directories.append(os.path.join(directory, name))
-            elif status.st_nlink == 1 or inode not in seen:
-                seen.add(inode)
-                xattrs = _xattrs(os.path.join(directory, name))
-                totals.count(status.st_mode, status.st_size, xattrs_size(xattrs))
-    return Scan(totals, whiteouts)
 
 
 def index_directory(path: Path) -> Index:

@@ -76,6 +76,14 @@ def _log_descriptor(handler: logging.Handler) -> int:
     return int(handler.stream.fileno()) if isinstance(handler, logging.StreamHandler) else 2
 
 
+def signal_name(number: int) -> str:
+    """Return the name of a signal; those for real-time use have only a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def raise_file_limit() -> None:
     """Open files of the mount cost a descriptor each: take as many as are allowed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

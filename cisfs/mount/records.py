@@ -28,8 +28,7 @@ class Record:
         Raises OSError.
         """
         self._path = DIRECTORY / entry.device
-        self._fd = _opened(self._path)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._fd = _locked(self._path)
         os.ftruncate(self._fd, 0)
         os.write(self._fd, os.fsencode(entry.source))
 
@@ -60,6 +59,21 @@ def is_served(device: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _locked(path: Path) -> int:
+    """Return a descriptor of the file at `path` that holds its lock.
+
+    The kernel may have given the device's number away already, while its last user has yet to
+    remove the record: what was waited for may have lost its name meanwhile.
+    """
+    while True:
+        fd = _opened(path)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        os.close(fd)
 
 
 def _opened(path: Path) -> int:

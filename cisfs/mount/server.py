@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
-from cisfs.mount import points, records, unmount
+from cisfs.mount import points, process, records, unmount
 from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, TERMINATION, Assignment, MountOptions, live
 
 if TYPE_CHECKING:
@@ -171,5 +171,5 @@ def _error_class(exit_code: int) -> type[CisfsError]:
 
 def _ending(exit_code: int) -> str:
     if exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
+        return f"was killed by {process.signal_name(-exit_code)}"
     return f"ended with code {exit_code}"

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cisfs.mount import wire
+from cisfs.mount import process, wire
 from cisfs.mount.board import Board, Seat
 
 # More deaths than this within the time are no accident: a worker that cannot live is then forked
@@ -110,7 +110,7 @@ class Crew:
             self.ended = True
             return
         if not self.ended:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            how = process.signal_name(-code) if code < 0 else f"exit code {code}"
             log.warning("worker %d ended (%s): it is replaced", worker.pid, how)
             self._deaths.append(time.monotonic())
             self._vacant.append(worker.index)
