@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.loops import mount_image, unmount_image
+from benchmarks.programs import disk_usage, missing
 from benchmarks.servers import Usage
-from benchmarks.systems import PARTS, System, disk_usage, missing
+from benchmarks.systems import PARTS, System
 
 IMAGE_SIZE = 4 << 30
 _FEATURE = Path("/sys/fs/ext4/features/encryption")

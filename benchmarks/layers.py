@@ -12,23 +12,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.loops import mount_image, unmount_image
+from benchmarks.programs import cisfs, cisfs_in_shell, missing, unit_size
 from benchmarks.servers import Server, Usage
-from benchmarks.systems import (
-    PARTS,
-    QuickGocryptfs,
-    System,
-    cisfs,
-    cisfs_in_shell,
-    missing,
-    unit_size,
-)
+from benchmarks.systems import PARTS, QuickGocryptfs, System
 
 
 class Sealed(System):
     """Sealed layers of this checkout, one for each part, with as many workers as cisfs likes."""
 
     name = "sealed"
-    options: ClassVar[Sequence[str]] = ()
+    workers: ClassVar[Sequence[str]] = ()  # options of seal and mount
+    compression: ClassVar[Sequence[str]] = ()  # options of seal
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,8 +31,8 @@ class Sealed(System):
 
     @classmethod
     def lacks(cls) -> str:
-        """It needs what makes an EROFS image, and a kernel that mounts it."""
-        return missing("mkfs.erofs") or _lacks_in_kernel("erofs")
+        """It needs a kernel that mounts EROFS."""
+        return _lacks_in_kernel("erofs")
 
     def start(self) -> None:
         """Make a place for the layers, and a key."""
@@ -54,7 +48,8 @@ class Sealed(System):
 
     def store_command(self, part: str) -> str:
         """cisfs seal."""
-        options = shlex.join(["--key-file", str(self._key_file), *self.options])
+        chosen = [*self.compression, *self.workers]
+        options = shlex.join(["--key-file", str(self._key_file), *chosen])
         seal = cisfs_in_shell("seal", f'"${part.upper()}"', "-o", f'"$BACKING/{part}.cis"')
         return f'{seal} {options} && sync -f "$BACKING"'
 
@@ -63,13 +58,13 @@ class Sealed(System):
         self.unmount()
         for part in parts:
             (self.view / part).mkdir(exist_ok=True)
-            options = ["--foreground", "--key-file", str(self._key_file), *self.options]
+            options = ["--foreground", "--key-file", str(self._key_file), *self.workers]
             command = cisfs("mount", *options, str(self._layer(part)), str(self.view / part))
-            self._servers[part] = Server(command, self.view / part, cisfs("umount"))
+            self._servers[part] = Server(command, self.view / part)
             self._servers[part].start()
 
     def unmount(self) -> None:
-        """cisfs umount, and wait for the servers."""
+        """Unmount them, and wait for the servers."""
         while self._servers:
             part = next(iter(self._servers))
             self._servers[part].stop()
@@ -92,7 +87,19 @@ class SealedOneWorker(Sealed):
     """The same with a single worker, sealing and serving."""
 
     name = "sealed-1-worker"
-    options = ("--workers", "1")
+    workers = ("--workers", "1")
+
+
+class SealedLz4(Sealed):
+    """The same, compressed."""
+
+    name = "sealed-lz4"
+    compression = ("--compression", "lz4")
+
+    @classmethod
+    def lacks(cls) -> str:
+        """It needs what compresses, too."""
+        return missing("mkfs.erofs") or super().lacks()
 
 
 class SquashfsOverGocryptfs(QuickGocryptfs):

@@ -22,13 +22,14 @@ from benchmarks import results
 from benchmarks.figures import ratio
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart; the subject of the benchmark
-# has two shades of one.  On white, for readers of light and of dark pages alike.
+# has shades of one.  On white, for readers of light and of dark pages alike.
 COLOURS = {
     "plain": "#888888",
     "gocryptfs": "#e69f00",
     "vault": "#56b4e9",
     "fscrypt": "#cc79a7",
     "squashfs+gocryptfs": "#d55e00",
+    "sealed-lz4": "#b5e0d2",
     "sealed-1-worker": "#73c9ae",
     "sealed": "#009e73",
 }

@@ -44,12 +44,9 @@ class Usage:
 class Server:
     """A FUSE server started by its own command line, in the foreground so that its pid is known."""
 
-    def __init__(
-        self, command: Sequence[str], view: Path, unmount_command: Sequence[str] = ("umount",)
-    ) -> None:
+    def __init__(self, command: Sequence[str], view: Path) -> None:
         self._command = command
         self._view = view
-        self._unmount_command = unmount_command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -68,7 +65,7 @@ class Server:
         """Unmount, and wait for the process; forcibly if nothing else helps.  May be repeated."""
         if self._process is not None and not is_mounted(self._view):
             self._process.terminate()
-        unmount(self._view, self._unmount_command)
+        unmount(self._view)
         if self._process is None:
             return
         try:
@@ -94,7 +91,7 @@ def is_mounted(view: Path) -> bool:
     return str(view).replace(" ", "\\040") in (mount.split(" ")[4] for mount in mounts)
 
 
-def unmount(view: Path, command: Sequence[str] = ("umount",)) -> None:
+def unmount(view: Path) -> None:
     """Unmount what is mounted there, if anything; lazily if it stays in use.
 
     The last users, of an interrupted trial, may take a moment to die.
@@ -102,7 +99,7 @@ def unmount(view: Path, command: Sequence[str] = ("umount",)) -> None:
     for _ in range(20):
         if not is_mounted(view):
             return
-        done = subprocess.run([*command, str(view)], stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run(["umount", str(view)], stderr=subprocess.DEVNULL, check=False)
         if done.returncode == 0:
             return
         time.sleep(0.1)

@@ -52,9 +52,8 @@ def _limits() -> Iterator[int]:
             continue
         for top in tops:
             group = Path(os.path.normpath(top / path.lstrip("/")))
-            for level in (group, *group.parents):
-                if level.is_relative_to(top):
-                    yield from _limit(level / name)
+            for level in (group, *group.parents):  # above the top there are no such files
+                yield from _limit(level / name)
 
 
 def _limit(file: Path) -> Iterator[int]:

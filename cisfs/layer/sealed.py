@@ -7,6 +7,7 @@ thread of one process: make it after the fork.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -110,19 +111,25 @@ class SealedLayer:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, header, keys)
+        return cls(path.absolute(), fd, header, keys)
 
     @property
     def image_size(self) -> int:
         """Bytes in the image."""
         return self.header.image_size
 
-    def reader(self, *, kept_units: int = KEPT_UNITS) -> ImageReader:
+    def reader(
+        self,
+        *,
+        kept_units: int = KEPT_UNITS,
+        before_waiting: Callable[[], None] = lambda: None,
+    ) -> ImageReader:
         """Return a new reader of the image, for this process; at most `kept_units` stay decrypted.
 
-        It reads from the layer's descriptor, which stays open meanwhile.
+        It reads from the layer's descriptor, which stays open meanwhile, and calls `before_waiting`
+        each time before it waits for data that is not in memory.
         """
-        return ImageReader(self, XtsCipher(self._keys.units), kept_units)
+        return ImageReader(self, XtsCipher(self._keys.units), kept_units, before_waiting)
 
     def close(self) -> None:
         """Close this process's descriptor; the lock goes with the last copy.  Raises OSError."""
@@ -136,15 +143,31 @@ class SealedLayer:
 class ImageReader:
     """Reads, checks and decrypts the image of a layer."""
 
-    __slots__ = ("_buffers", "_fd", "_geometry", "_kept", "_path", "_tree", "_xts")
+    __slots__ = (
+        "_before_waiting",
+        "_buffers",
+        "_fd",
+        "_geometry",
+        "_kept",
+        "_path",
+        "_tree",
+        "_xts",
+    )
 
-    def __init__(self, layer: SealedLayer, xts: XtsCipher, kept_units: int) -> None:
+    def __init__(
+        self,
+        layer: SealedLayer,
+        xts: XtsCipher,
+        kept_units: int,
+        before_waiting: Callable[[], None],
+    ) -> None:
         """Used by `SealedLayer.reader` only."""
         self._path = layer.path
         self._fd = layer.fd
         self._geometry = layer.geometry
         self._tree = HashTree(layer.fd, layer.geometry, layer.header.root)
         self._xts = xts
+        self._before_waiting = before_waiting
         self._buffers = Buffers()
         self._kept = _KeptUnits(kept_units)
 
@@ -196,7 +219,7 @@ class ImageReader:
         geometry, tree, xts = self._geometry, self._tree, self._xts
         base, end = geometry.unit_start(units[0]), geometry.unit_end(units[-1])
         cipher = self._buffers.cipher[: end - base]
-        got = os.preadv(self._fd, [cipher], geometry.unit_offset(units[0]))
+        got = self._fetch(cipher, geometry.unit_offset(units[0]))
         at = 0
         for unit in units:
             length = geometry.unit_length(unit)
@@ -207,6 +230,18 @@ class ImageReader:
                 raise IntegrityError(f"unit {unit} was altered{self._place(unit)}")
             xts.decrypt_into(unit, body, plain[at:])
             at += length
+
+    def _fetch(self, cipher: memoryview, offset: int) -> int:
+        """Read into all of `cipher`; returns how many bytes there are, fewer only past the end."""
+        try:
+            if os.preadv(self._fd, [cipher], offset, os.RWF_NOWAIT) == len(cipher):
+                return len(cipher)
+        except OSError as error:
+            # It is not in memory; or the file system cannot tell.
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+        self._before_waiting()
+        return os.preadv(self._fd, [cipher], offset)
 
     def _place(self, unit: int) -> str:
         start, end = self._geometry.unit_start(unit), self._geometry.unit_end(unit)

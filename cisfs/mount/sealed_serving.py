@@ -18,6 +18,7 @@ import gc
 import os
 import select
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
@@ -26,6 +27,7 @@ from cisfs.errors import MountError
 from cisfs.mount import erofs, fusermount, points, process, records, unmount
 from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, Assignment, live, settle, tell
 from cisfs.mount.image import ImageServer, Shape
+from cisfs.mount.watch import Watch
 from cisfs.mount.workers import Crew
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def serve(layer: SealedLayer, assignment: Assignment) -> int:
     """Mount and supervise; return the exit code.  For a process that has just been forked."""
     settle(assignment.options, assignment.parent)
     process.lock_memory()
-    setproctitle(f"cisfs: supervisor {assignment.source}")
+    _be_called("supervisor", assignment.source)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     supervisor = _Supervisor(layer, assignment)
     try:
@@ -64,6 +66,7 @@ class _Supervisor:
         self._assignment = assignment
         self._device = -1
         self._crew: Crew | None = None
+        self._watch = Watch()
         self._record: records.Record | None = None
         self._mounted = ""  # "major:minor"
         self._helper = 0  # a process that mounts or unmounts
@@ -81,7 +84,8 @@ class _Supervisor:
         if entry is None:
             raise MountError(f"nothing shows at {self._assignment.mountpoint}")
         self._mounted = entry.device
-        if entry.fstype == points.EROFS and self._assignment.options.detach:
+        options = self._assignment.options
+        if entry.fstype == points.EROFS and (options.detach or options.foreground):
             self._record = records.Record(entry)
 
     def _mount_file_system(self) -> None:
@@ -102,17 +106,20 @@ class _Supervisor:
             live(lambda: _mount(plan, send), send)
         os.close(send)
         try:
-            if os.read(receive, 1) == _SERVE:
+            said = os.read(receive, 1)
+            if said == _SERVE:
+                said = b""
                 self._start(Shape.bare(size, mtime))
-                self._await_helper(receive)
-            else:
-                raise MountError(f"cannot mount {assignment.source}: the mounting process died")
+            self._await_helper(receive, said)
         finally:
             os.close(receive)
 
-    def _await_helper(self, receive: int) -> None:
-        """Look after the workers, whom the mounting process waits for, until it has reported."""
-        said, ready = b"", select.poll()
+    def _await_helper(self, receive: int, said: bytes) -> None:
+        """Look after the workers, whom the mounting process waits for, until it has reported.
+
+        `said` is the beginning of its report.  Raises MountError.
+        """
+        ready = select.poll()
         ready.register(receive, select.POLLIN)
         while True:
             self._look()
@@ -160,9 +167,9 @@ class _Supervisor:
 
     def _work(self, shape: Shape, seat: Seat, supervisor: int) -> None:
         """A worker's life."""
-        setproctitle(f"cisfs: worker {self._assignment.source}")
-        process.keep_descriptors({self._device, self._layer.fd})
-        reader = self._layer.reader()
+        _be_called("worker", self._assignment.source)
+        process.keep_descriptors({self._device, self._layer.fd, self._watch.fd})
+        reader = self._layer.reader(before_waiting=self._watch.pass_on)
         process.lock_memory()
         process.drop_privileges()
         process.keep_memory_private()
@@ -170,7 +177,7 @@ class _Supervisor:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        ImageServer(self._device, reader, shape, seat).serve()
+        ImageServer(self._device, reader, shape, seat, self._watch).serve()
 
     def _look(self) -> None:
         if self._crew is not None:
@@ -224,6 +231,11 @@ class _Supervisor:
                 unmount.detach(self._assignment.mountpoint)
         if self._record is not None:
             self._record.remove()
+
+
+def _be_called(role: str, source: Path) -> None:
+    """Show up as `role` in ps(1); what is not UTF-8 in the layer's path is shown as it can be."""
+    setproctitle(f"cisfs: {role} {os.fsencode(source).decode(errors='replace')}")
 
 
 def _mount(plan: erofs.Plan, report: int) -> int:

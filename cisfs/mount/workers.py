@@ -28,6 +28,9 @@ from cisfs.mount.board import Board, Seat
 # only now and again, instead of as fast as the machine can.
 _STORM_DEATHS = 50
 _STORM_SECONDS = 5.0
+# A request that was in hand at so many deaths in a row is what they die of: it fails with EIO.
+_FATAL_DEATHS = 10
+_RESENT = 1 << 63  # set in the number of a request that was sent again (FUSE_UNIQUE_RESEND)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class Crew:
         self._workers: dict[int, _Worker] = {}
         self._vacant: list[int] = []
         self._deaths: deque[float] = deque(maxlen=_STORM_DEATHS)
+        self._suspects: dict[int, int] = {}  # requests, and the deaths in a row they were part of
         self._can_resend = True
         self.ended = False  # a worker has seen the end of the mount
 
@@ -142,20 +146,42 @@ class Crew:
         return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _STORM_SECONDS
 
     def _see_to(self, in_hand: list[int]) -> None:
+        """Have what the dead had in hand sent again, or fail it."""
+        before = self._suspects
+        self._suspects = {
+            number & ~_RESENT: before.get(number & ~_RESENT, 0) + 1
+            for number in filter(None, in_hand)
+        }
+        fatal = [
+            number
+            for number in filter(None, in_hand)
+            if self._suspects[number & ~_RESENT] >= _FATAL_DEATHS
+        ]
+        if fatal:
+            log.error(
+                "a request that %d workers died of, one after the other, fails", _FATAL_DEATHS
+            )
+            self._fail(fatal)
+        if not self._resend():
+            self._fail(in_hand)
+
+    def _resend(self) -> bool:
+        """Have the kernel send again what was not answered; False if it cannot."""
         if self._can_resend:
             try:
                 os.write(self._device, wire.NOTIFY_RESEND)
             except OSError as error:
                 if error.errno == errno.ENODEV:  # the mount is gone
-                    return
+                    return True
                 self._can_resend = False
                 log.warning(
                     "this kernel cannot send requests again (it takes Linux 6.9): "
                     "what a worker had in hand when it died fails with EIO"
                 )
-            else:
-                return
-        for number in filter(None, in_hand):
+        return self._can_resend
+
+    def _fail(self, requests: list[int]) -> None:
+        for number in filter(None, requests):
             try:
                 os.write(self._device, wire.error_reply(number, errno.EIO))
             except OSError:

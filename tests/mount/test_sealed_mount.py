@@ -312,18 +312,18 @@ def test_the_kernel_reads_ahead_a_mib(lab: SealedLab) -> None:
     assert LARGE / (1 << 20) < requests < 3 * LARGE / (1 << 20)
 
 
-@pytest.mark.parametrize("options", [[], ["--loop-device"]])
-def test_the_settings_of_read_ahead(lab: SealedLab, options: list[str]) -> None:
+def test_the_settings_of_read_ahead(lab: SealedLab) -> None:
     """The kernel names an EROFS' settings by a number; others may mount one meanwhile."""
     settings = Path("/sys/class/bdi")
-    before = set(settings.iterdir())
-    lab.mount(*options)
-    new = set(settings.iterdir()) - before
-    found = [(path / "read_ahead_kb").read_text().strip() for path in new if path.exists()]
-    assert found.count("1024") >= (1 if options else 2), found  # FUSE's own, and EROFS' if a file
-    for device in lab.loops():
-        ahead = Path("/sys/block") / Path(device).name / "queue/read_ahead_kb"
-        assert ahead.read_text().strip() == "1024"
+    before = set(settings.glob("erofs*"))
+    lab.mount()
+    new = set(settings.glob("erofs*")) - before
+    found = [(path / "read_ahead_kb").read_text() for path in new if path.exists()]
+    assert "1024\n" in found
+    lab.umount()
+    lab.mount("--loop-device")
+    (device,) = lab.loops()
+    assert Path("/sys/block", Path(device).name, "queue/read_ahead_kb").read_text() == "1024\n"
 
 
 # ---- several mounts
@@ -371,10 +371,10 @@ def test_many_mounts_at_once(lab: SealedLab) -> None:
 
 
 def test_names_of_any_kind(tmp_path: Path, material: Material) -> None:
-    base = tmp_path / "with, comma\\ back:colon\nline \udcff"
+    base = tmp_path / "with, comma\\ back:colon\nline ä"
     base.mkdir()
     with lab_in(base, material) as lab:
-        lab.layer = lab.layer.rename(base / "a, layer\n.cis")
+        lab.layer = lab.layer.rename(base / "a, layer\n \udcff.cis")
         lab.mount()
         assert (lab.mountpoint / "mode-644").read_bytes() == b"644"
         lab.umount()

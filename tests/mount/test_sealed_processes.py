@@ -13,6 +13,7 @@ from tests.mount.harness.layers import Material, fresh
 from tests.mount.harness.processes import NOBODY, as_user, descriptors
 from tests.mount.harness.sealed import SealedLab, lab_in
 
+WATCH = "/memfd:cisfs watch (deleted)"
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 
@@ -104,7 +105,7 @@ def test_workers_hold_what_they_need_and_no_more(shared: SealedLab) -> None:
         opened = descriptors(pid)
         assert {opened.pop(number)[0] for number in (0, 1, 2)} == {"/dev/null"}
         left = sorted(place for place, _ in opened.values())
-        assert left == sorted(["/dev/fuse", str(shared.layer), str(shared.log.path)])
+        assert left == sorted(["/dev/fuse", WATCH, str(shared.layer), str(shared.log.path)])
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
 
 

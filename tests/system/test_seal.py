@@ -7,6 +7,7 @@ process, no file but the layer.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -333,6 +334,28 @@ def test_a_full_disk_below_the_ephemeral_vault(site: Site) -> None:
         assert list(site.out.iterdir()) == []
 
 
+def test_what_a_full_disk_did_not_take_is_known_when_all_is_written(site: Site) -> None:
+    """The kernel takes all of it at first, and shows it to whoever reads it again."""
+
+    def work() -> tuple[int, int]:
+        from cisfs.build import memory
+        from cisfs.build.room import room
+        from cisfs.build.workplace import Workplace
+
+        memory.available = lambda: 0
+        with Workplace(site.layer) as place, room(1, place) as made:
+            written = os.pwrite(made.fd, bytes(3_000_000), 0)
+            try:
+                made.settle()
+            except OSError as error:
+                return written, error.errno or 0
+            return written, 0
+
+    with small_disk(site.out, 1 << 20):
+        assert Child(work).result() == (3_000_000, errno.ENOSPC)
+        assert list(site.out.iterdir()) == []
+
+
 # -- signals -------------------------------------------------------------------------------
 
 PHASES = [
@@ -513,6 +536,17 @@ def test_neither_the_seal_nor_mkfs_leaves_a_core(site: Site) -> None:
         assert len(site.processes()) == 3
 
 
+def test_other_processes_of_the_user_do_not_see_its_memory(site: Site) -> None:
+    """The kernel gives the files of a process that they may not look into to root (proc(5))."""
+    for path in (site.base, *site.base.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    change = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+    change += STALL.format(doing="reading", method="begin")
+    with site.stalled(site.source, change=change) as process:
+        assert Path(f"/proc/{process.pid}").stat().st_uid == NOBODY
+        assert Path(f"/proc/{process.pid}/environ").stat().st_uid == 0
+
+
 # -- an ordinary user, a terminal -----------------------------------------------------------
 
 
@@ -581,7 +615,7 @@ def test_a_terminal_is_shown_how_far_it_is(site: Site) -> None:
     shown = on_a_terminal(site, *LZ4)
     for words in ("reading ...", "compressing [", "encrypting  [", "100%  3 of 3 MiB"):
         assert words in shown
-    assert shown.rpartition("\x1b[K\r")[2].startswith(f"sealed {site.layer}, sha256:")
+    assert f"\r\x1b[K\rsealed {site.layer}, sha256:" in shown
     assert "\x1b" not in on_a_terminal(site, "--force", "--json")
     assert on_a_terminal(site, "--force", "--quiet") == ""
 

@@ -17,6 +17,7 @@ from cisfs.errors import IntegrityError
 from cisfs.mount import wire
 from cisfs.mount.board import Board
 from cisfs.mount.image import ImageServer, Readable, Shape
+from cisfs.mount.watch import Watch
 from tests.unit import layers
 
 CONTENT = layers.image(10 * 4096)
@@ -97,7 +98,11 @@ class Kernel:
     ) -> dict[int, Answer]:
         """Have all that was queued answered; returns the replies by the number of the request."""
         image = image or Plain()
-        ImageServer(self.device, image, shape, self.board.seat(0)).serve()
+        self.watch = Watch()
+        try:
+            ImageServer(self.device, image, shape, self.board.seat(0), self.watch).serve()
+        finally:
+            os.close(self.watch.fd)
         assert self.board.busy_for(0) == 0.0
         return dict(self._replies())
 

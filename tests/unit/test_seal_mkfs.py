@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,17 @@ def test_it_gets_the_image_a_bare_environment_and_limits(
     text = (
         f"for word; do image=$source source=$word; done; env >{said}; ulimit -f >>{said}; exec 3<&-"
     )
-    run(script(program, f"{text}\necho made >$image\nread x || echo empty >>{said}"), image)
+    name = script(program, f"{text}\necho made >$image\nread x || echo empty >>{said}")
+    reading, writing = os.pipe()
+    os.write(writing, b"not for it\n")
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        run(name, image)
+    finally:
+        os.dup2(before, 0)
+        for fd in (before, reading, writing):
+            os.close(fd)
     os.lseek(image, 0, os.SEEK_SET)
     assert os.read(image, 100) == b"made\n"
     lines = said.read_text().splitlines()
@@ -126,8 +137,10 @@ def test_what_it_complains_of_is_cut_short(program: Path, image: int) -> None:
 
 def test_it_is_gone_when_the_seal_is_interrupted(program: Path, image: int, tmp_path: Path) -> None:
     text = f"echo $$ >{tmp_path}/pid\nkill -TERM {os.getpid()}\nexec sleep 100"
+    began = time.monotonic()
     with pytest.raises(interrupts.Interrupted), interrupts.raised():
         run(script(program, text), image)
+    assert time.monotonic() < began + 50
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from cisfs.cli.main import main
@@ -121,8 +122,8 @@ def be_forgetful() -> None:
     """Let workers keep nothing of what they have read or checked."""
     reader = SealedLayer.reader
 
-    def forgetful(layer: SealedLayer) -> image.Readable:
-        return _Forgetful(partial(reader, layer))
+    def forgetful(layer: SealedLayer, **options: Any) -> image.Readable:
+        return _Forgetful(partial(reader, layer, **options))
 
     patch.object(SealedLayer, "reader", forgetful).start()
 
