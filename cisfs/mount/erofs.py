@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.mount import newmount, syscalls
+from cisfs.mount import newmount, records, syscalls
 from cisfs.mount.points import EROFS, FSTYPE
 
 _BDI = Path("/sys/class/bdi")
@@ -39,12 +39,16 @@ _LOOP_ATTEMPTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to mount where: paths are resolved, `device` is /dev/fuse, opened for this mount."""
+    """What to mount where: paths are resolved, `device` is /dev/fuse, opened for this mount.
+
+    `recorded`: others may be asked to unmount it.
+    """
 
     layer: Path
     mountpoint: Path
     device: int
     through_loop: bool
+    recorded: bool
 
 
 def mount(plan: Plan, serve: Callable[[], None]) -> None:
@@ -62,22 +66,25 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     serve()
     _read_ahead(_device_name(plan.layer))
     before = _erofs_bdis()
-    mounted = _through_loop(plan) if plan.through_loop else _from_file(plan)
+    mounted, source = _through_loop(plan) if plan.through_loop else _from_file(plan)
     syscalls.enter_namespace(original, syscalls.CLONE_NEWNS)
+    if plan.recorded:
+        # Before it shows: should all of us be killed now, it is known to be ours.
+        records.announce(_device_name_of(os.fstat(mounted).st_dev), source)
     newmount.place(mounted, plan.mountpoint)
     # The kernel names these by number and tells nobody whose they are.
     for name in _erofs_bdis() - before:
         _read_ahead(name)
 
 
-def _from_file(plan: Plan) -> int:
+def _from_file(plan: Plan) -> tuple[int, str]:
     """Make a file-backed mount, or one through a loop device where the kernel takes no file."""
     configured = newmount.Configured(EROFS)
     try:
         configured.string("source", plan.layer)
         with contextlib.suppress(OSError):  # Linux 6.15; without it pages are cached twice
             configured.flag("directio")
-        return configured.mount()
+        return configured.mount(), str(plan.layer)
     except OSError as error:
         if error.errno not in (errno.ENOTBLK, errno.EINVAL):
             raise MountError(_refusal(plan, error)) from None
@@ -86,7 +93,7 @@ def _from_file(plan: Plan) -> int:
     return _through_loop(plan)
 
 
-def _through_loop(plan: Plan) -> int:
+def _through_loop(plan: Plan) -> tuple[int, str]:
     """Make a mount through a loop device that goes when the mount goes."""
     loop = _attach(plan.layer)
     try:
@@ -95,7 +102,7 @@ def _through_loop(plan: Plan) -> int:
         configured = newmount.Configured(EROFS)
         try:
             configured.string("source", name)
-            return configured.mount()
+            return configured.mount(), name
         except OSError as error:
             raise MountError(_refusal(plan, error)) from None
         finally:

@@ -28,14 +28,20 @@ class Record:
         Raises OSError.
         """
         self._path = DIRECTORY / entry.device
-        self._fd = _locked(self._path)
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, os.fsencode(entry.source))
+        self._fd = _recorded(self._path, entry.source)
 
     def remove(self) -> None:
         """Remove it: the mount is gone, or nobody will serve it any more."""
         forget(self._path.name)
         os.close(self._fd)
+
+
+def announce(device: str, source: str) -> None:
+    """Say that `device` is ours before it is mounted anywhere; nobody serves it yet.
+
+    Raises OSError.
+    """
+    os.close(_recorded(DIRECTORY / device, source))
 
 
 def is_ours(entry: MountEntry) -> bool:
@@ -59,6 +65,14 @@ def is_served(device: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _recorded(path: Path, source: str) -> int:
+    """Write a record; returns a descriptor of it that holds its lock."""
+    fd = _locked(path)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, os.fsencode(source), 0)
+    return fd
 
 
 def _locked(path: Path) -> int:

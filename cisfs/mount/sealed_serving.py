@@ -84,9 +84,14 @@ class _Supervisor:
         if entry is None:
             raise MountError(f"nothing shows at {self._assignment.mountpoint}")
         self._mounted = entry.device
-        options = self._assignment.options
-        if entry.fstype == points.EROFS and (options.detach or options.foreground):
+        if entry.fstype == points.EROFS and self._is_recorded:
             self._record = records.Record(entry)
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether it is for users to unmount: a container's layers are for nobody else to find."""
+        options = self._assignment.options
+        return options.detach or options.foreground
 
     def _mount_file_system(self) -> None:
         size, mtime = self._size_and_time()
@@ -97,6 +102,7 @@ class _Supervisor:
             mountpoint=assignment.mountpoint,
             device=self._device,
             through_loop=assignment.options.loop_device,
+            recorded=self._is_recorded,
         )
         receive, send = os.pipe()
         supervisor = os.getpid()

@@ -356,6 +356,16 @@ def test_what_a_full_disk_did_not_take_is_known_when_all_is_written(site: Site) 
         assert list(site.out.iterdir()) == []
 
 
+def test_a_write_that_failed_afterwards_fails_the_seal(site: Site) -> None:
+    change = """
+from cisfs.build.room import Room
+def settle(self):
+    raise OSError(5, "what the disk did not take")
+Room.settle = settle
+"""
+    fail(site, site.source, 1, "what the disk did not take", *LZ4, change=change)
+
+
 # -- signals -------------------------------------------------------------------------------
 
 PHASES = [
@@ -540,7 +550,14 @@ def test_other_processes_of_the_user_do_not_see_its_memory(site: Site) -> None:
     """The kernel gives the files of a process that they may not look into to root (proc(5))."""
     for path in (site.base, *site.base.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
-    change = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+    # A change of user alone has the same effect; what is executed afterwards begins anew.
+    change = f"""
+import os
+if os.geteuid() == 0:
+    os.setgid({NOBODY})
+    os.setuid({NOBODY})
+    os.execv(sys.executable, sys.orig_argv)
+"""
     change += STALL.format(doing="reading", method="begin")
     with site.stalled(site.source, change=change) as process:
         assert Path(f"/proc/{process.pid}").stat().st_uid == NOBODY

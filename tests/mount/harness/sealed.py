@@ -301,7 +301,9 @@ class SealedLab:
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self.loops(), "no loop device is left", patience=10)
         trouble += [f"left attached: {device}" for device in self.loops()]
-        trouble += [f"left recorded: {record}" for record in self.records()]
+        for record in self.records():
+            trouble.append(f"left recorded: {record}")
+            Path(record.partition(": ")[0]).unlink(missing_ok=True)
         if not self.damaged and self._layer_now() != self._stored:
             trouble.append("the layer was changed")
         assert not trouble, "\n".join(trouble)
