@@ -126,6 +126,14 @@ def sandboxed(disk: Disk, words: list[str]) -> list[str]:
     return [*sandbox, *words]
 
 
+def remove_place_of_checkout(disk: Disk) -> None:
+    """Remove the directories that the sandbox made to put a checkout in /tmp back."""
+    for hidden in ("/tmp", "/var/tmp"):
+        if _CHECKOUT.is_relative_to(hidden):
+            place = _CHECKOUT.relative_to(hidden)
+            subprocess.run(["rmdir", "-p", place], cwd=disk.site.tmp, check=True)
+
+
 CASES = [
     ("directory", "none", ""),
     ("whiteouts", "none", ""),
@@ -159,6 +167,7 @@ def test_a_seal_writes_nothing_plaintext(
         )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert not disk.finds()
+    remove_place_of_checkout(disk)
     assert disk.canary in site.image().read_bytes()  # so that it was there to be found
     site.judge({f"mount {site.base / 'ext4'}"})
 
