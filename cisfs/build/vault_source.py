@@ -13,7 +13,8 @@ import stat
 
 from cisfs.build.attributes import proper
 from cisfs.build.index import NO_XATTRS, Bytes, Directory, Entry, Index, quoted
-from cisfs.errors import CisfsError, FormatError, IntegrityError
+from cisfs.build.whiteouts import Whiteouts, is_metadata
+from cisfs.errors import CisfsError, FormatError, IntegrityError, UsageError
 from cisfs.layer.tree import ROOT, Attr, VaultTree
 from cisfs.layer.vault import Vault
 
@@ -22,7 +23,8 @@ def index_vault(vault: Vault) -> Index:
     """Take over a vault that was opened for reading, and return the index of what is in it.
 
     The vault is closed with the index, or at once if this fails.  Raises FormatError or
-    IntegrityError, naming the entry, for what is damaged, OSError.
+    IntegrityError, naming the entry, for what is damaged, UsageError for a whiteout that nothing
+    can be meant by, OSError.
     """
     tree = _WholeTree(vault)
     try:
@@ -57,10 +59,11 @@ class _Walk:
     def __init__(self, tree: VaultTree) -> None:
         self._tree = tree
         self._reader = _Reader(tree)
+        self._whiteouts = Whiteouts()
         self._links: dict[int, Entry] = {}  # the files with more than one name, by node
 
     def read(self) -> Directory:
-        """Read it all, and keep a reference to each directory's node."""
+        """Read it all, apply whiteouts, and keep a reference to each directory's node."""
         attr = self._tree.getattr(ROOT)
         root = Directory(attr.mode)
         self._describe(root, attr, b"/")
@@ -69,16 +72,26 @@ class _Walk:
             node, path, directory = waiting.pop()
             handle = self._tree.opendir(node)
             for name, attr, _ in self._tree.readdir(handle, 0):
+                if is_metadata(name):
+                    continue
                 place = path + b"/" + name
                 entry = self._links.get(attr.node) or self._entry(node, name, attr, place)
-                directory.children[name] = entry
+                self._add(directory, name, entry, place)
                 if isinstance(entry, Directory):
                     self._tree.hold(attr.node)
                     waiting.append((attr.node, place, entry))
                 elif attr.nlink > 1:
                     self._links[attr.node] = entry
             self._tree.releasedir(handle)
+        self._whiteouts.apply()
         return root
+
+    def _add(self, directory: Directory, name: bytes, entry: Entry, place: bytes) -> None:
+        try:
+            if not self._whiteouts.take(directory, name, entry):
+                directory.children[name] = entry
+        except UsageError as error:
+            raise UsageError(f"{quoted(place)}: {error}") from None
 
     def _entry(self, directory: int, name: bytes, attr: Attr, place: bytes) -> Entry:
         entry = Directory(attr.mode) if stat.S_ISDIR(attr.mode) else Entry(attr.mode)

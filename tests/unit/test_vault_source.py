@@ -15,7 +15,7 @@ import pytest
 from cisfs.build.erofs import ErofsImage
 from cisfs.build.index import Directory, Entry, Index
 from cisfs.build.vault_source import index_vault
-from cisfs.errors import CisfsError, FormatError, IntegrityError
+from cisfs.errors import CisfsError, FormatError, IntegrityError, UsageError
 from cisfs.layer.nodes import Node
 from cisfs.layer.tree import ROOT, Change, VaultTree
 from cisfs.layer.vault import Vault
@@ -148,6 +148,30 @@ def test_hard_links_are_one_entry(path: Path) -> None:
         assert (found[b"a"].links, found[b"other"].links) == (3, 1)
         assert len(index.entries) == 4
         assert read(found[b"a"]) == b"content"
+
+
+def test_whiteouts_are_applied(path: Path) -> None:
+    with vaults.mounted(path) as tree:
+        directory = tree.mkdir(ROOT, b"directory", 0o755, ME).node
+        put(tree, b".wh.gone", b"", directory)
+        put(tree, b".wh..wh..opq", b"", directory)
+        put(tree, b".wh..wh.plnk", b"")
+        put(tree, b"file", b"content")
+    with indexed(path) as index:
+        assert set(index.root.children) == {b"directory", b"file"}
+        found = index.root.children[b"directory"]
+        assert isinstance(found, Directory)
+        assert found.xattrs == {b"trusted.overlay.opaque": b"y"}
+        gone = found.children.pop(b"gone")
+        assert (gone.mode, gone.rdev) == (stat.S_IFCHR, 0)
+        assert not found.children
+
+
+def test_a_whiteout_of_nothing_is_named(path: Path) -> None:
+    with vaults.mounted(path) as tree:
+        put(tree, b".wh.", b"")
+    with pytest.raises(UsageError, match=r"^'/\.wh\.': is no proper whiteout"):
+        index_vault(Vault.open(path, KEY, read_only=True))
 
 
 def test_holes_are_zeros(path: Path) -> None:
