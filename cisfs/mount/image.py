@@ -113,7 +113,7 @@ class ImageServer:
             try:
                 self._length = os.readv(self._device, [self._request])
             except OSError as error:
-                if error.errno == errno.ENODEV:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return
                 if error.errno != errno.ENOENT:  # the request was taken back before it was read
                     raise

@@ -69,9 +69,11 @@ def is_served(device: str) -> bool:
 
 def _recorded(path: Path, source: str) -> int:
     """Write a record; returns a descriptor of it that holds its lock."""
-    fd = _locked(path)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, os.fsencode(source), 0)
+    fd, text = _locked(path), os.fsencode(source)
+    # What was announced stays as it is: to be killed between two calls must not lose it.
+    if os.pread(fd, len(text) + 1, 0) != text:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text, 0)
     return fd
 
 
