@@ -29,6 +29,7 @@ MEMORY_KIB = 64 * 1024
 
 # A hostile vault.json must not make us allocate or compute without bound.
 _MOST = {"iterations": 64, "lanes": 64, "memory_kib": 4 * 1024 * 1024}
+_PUBLIC = ("type", "kdf", "iterations", "lanes", "memory_kib")
 _SALT_SIZE = 16
 _NONCE_SIZE = 12
 _AAD_LABEL = b"cisfs v1 key slot"
@@ -73,6 +74,11 @@ def open_slots(slots: Iterable[SlotFields], credential: Credential, vault_id: by
     if wanted in kinds:
         raise WrongKeyError(f"wrong {wanted.replace('-', ' ')}")
     raise WrongKeyError(f"no key slot takes a {wanted}; the slots here take: {', '.join(kinds)}")
+
+
+def describe_slots(slots: Iterable[SlotFields]) -> list[dict[str, str | int]]:
+    """Return what the slots say to anyone: what kind of key opens each, and at what cost."""
+    return [{key: slot[key] for key in _PUBLIC if key in slot} for slot in slots]
 
 
 def _unwrap(slot: SlotFields, credential: Credential, vault_id: bytes) -> SecretKey:

@@ -39,7 +39,7 @@ from cisfs.format.sealed_geometry import (
     SLOTS_SIZE,
 )
 from cisfs.keys.credentials import Credential
-from cisfs.keys.slots import open_slots
+from cisfs.keys.slots import describe_slots, open_slots
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.units import Buffers
 
@@ -61,7 +61,6 @@ def describe(path: Path) -> dict[str, object]:
             _check_size(fd, header)
     finally:
         os.close(fd)
-    public = ("type", "kdf", "iterations", "lanes", "memory_kib")
     return {
         "type": "sealed layer",
         "path": str(path),
@@ -74,7 +73,7 @@ def describe(path: Path) -> dict[str, object]:
         "unit_size": header.unit_size,
         "image_size": header.image_size,
         "stored_size": header.geometry.stored_size,
-        "slots": [{key: slot[key] for key in public if key in slot} for slot in slots],
+        "slots": describe_slots(slots),
     }
 
 

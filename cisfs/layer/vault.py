@@ -33,7 +33,7 @@ from cisfs.format.config import VaultConfig
 from cisfs.format.geometry import Geometry
 from cisfs.format.names import VAULT_FILE
 from cisfs.keys.credentials import Credential
-from cisfs.keys.slots import new_slot, open_slots
+from cisfs.keys.slots import describe_slots, new_slot, open_slots
 from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
@@ -77,7 +77,6 @@ def describe(path: Path) -> dict[str, object]:
         config = _read_config(fd, path)
     finally:
         os.close(fd)
-    public = ("type", "kdf", "iterations", "lanes", "memory_kib")
     return {
         "type": "vault",
         "path": str(path),
@@ -87,7 +86,7 @@ def describe(path: Path) -> dict[str, object]:
         "tags": "BLAKE3 keyed, 128 bits per unit",
         "names": "AES-256-SIV",
         "unit_size": config.unit_size,
-        "slots": [{key: slot[key] for key in public if key in slot} for slot in config.slots],
+        "slots": describe_slots(config.slots),
     }
 
 
