@@ -10,10 +10,8 @@ Does not know what the content is.  One thread writes; then forked processes rea
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import tempfile
 from pathlib import Path
 
 from cisfs.build.index import Bytes
@@ -21,12 +19,11 @@ from cisfs.crypto.keys import ID_SIZE, SecretKey
 from cisfs.errors import FormatError, IntegrityError
 from cisfs.format.header import FileHeader
 from cisfs.layer.file import EncryptedFile, FileContext
+from cisfs.layer.nameless import nameless
 from cisfs.layer.units import Buffers, Units
 
 UNIT_SIZE = 1 << 15  # small files are read one by one: half the time of 64 KiB; writes lose little
 _BATCH = 1 << 20  # written in one go: whole units
-# What file systems answer that have no O_TMPFILE (open(2)).
-_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
 
 class Scratch:
@@ -35,7 +32,7 @@ class Scratch:
     def __init__(self, directory: Path) -> None:
         """Make one on the file system of `directory`.  Raises OSError."""
         self.size = 0
-        self._fd = _nameless(directory)
+        self._fd = nameless(directory)
         self._context = FileContext(SecretKey.generate(), UNIT_SIZE, Buffers(), journal=None)
         header = FileHeader(UNIT_SIZE, secrets.token_bytes(ID_SIZE))
         self._units = Units(self._fd, header, self._context.master, self._context.buffers)
@@ -84,15 +81,3 @@ class Scratch:
         spans = [batch[at : at + UNIT_SIZE] for at in range(0, len(batch), UNIT_SIZE)]
         self._units.store(first, spans, end_at)
         self._filled = 0
-
-
-def _nameless(directory: Path) -> int:
-    """Return a descriptor of a new file that has no name.  Raises OSError."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
-    fd, path = tempfile.mkstemp(dir=directory)
-    os.unlink(path)
-    return fd

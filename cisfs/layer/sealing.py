@@ -25,9 +25,10 @@ from cisfs.format.sealed import LayerHeader, pack_slots
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, LayerGeometry, whole_blocks
 from cisfs.keys.credentials import Credential
 from cisfs.keys.slots import new_slot
+from cisfs.layer.fallocate import allocate
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import build_tree
-from cisfs.layer.wholefile import allocate, whole_file
+from cisfs.layer.wholefile import whole_file
 
 DEFAULT_UNIT_SIZE = 64 * 1024
 BATCH = 1 << 20  # bytes of whole units that a worker takes at a time; more leave the CPU's cache

@@ -5,7 +5,6 @@ Knows nothing of what is in it.  One thread; the descriptor may be written by fo
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
@@ -45,29 +44,6 @@ def whole_file(path: Path, *, replace: bool) -> Iterator[int]:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
         os.close(directory)
-
-
-def allocate(fd: int, size: int) -> None:
-    """Make a new file `size` bytes long, with the space for them where the file system can.
-
-    A full disk is noticed before the work, and parallel writers need not wait for each other's
-    blocks.  Raises OSError.
-    """
-    error = _fallocate(fd, size)
-    if error in (errno.EOPNOTSUPP, errno.ENOSYS):
-        os.ftruncate(fd, size)
-    elif error:
-        raise OSError(error, os.strerror(error))
-
-
-def _fallocate(fd: int, size: int) -> int:
-    """fallocate(2), and what went wrong with it.
-
-    Not os.posix_fallocate: where a file system lacks it, glibc writes to each block instead.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size))
-    return ctypes.get_errno() if failed else 0
 
 
 def _check_free(path: Path, replace: bool) -> None:
