@@ -15,7 +15,7 @@ from pathlib import Path
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # enum fsconfig_command
-_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
+_ATTR_RDONLY, ATTR_NOATIME = 1, 16
 _AT_FDCWD = -100
 _FROM_EMPTY_PATH = 4
 
@@ -37,19 +37,22 @@ class Configured:
         """Set an option to a value.  Raises OSError."""
         _call(_FSCONFIG, self._fd, _SET_STRING, name.encode(), os.fsencode(value), 0)
 
-    def mount(self) -> int:
-        """Make the file system; return the descriptor of a read-only mount of it without a place.
+    def mount(self, *, read_only: bool = True, attributes: int = 0) -> int:
+        """Make the file system; return the descriptor of a mount of it without a place.
 
-        Raises OSError with what the kernel had to say, if it said anything.
+        `attributes` are flags ATTR_... of the mount.  Raises OSError with what the kernel had to
+        say, if it said anything.
         """
-        self.flag("ro")
+        if read_only:
+            self.flag("ro")
+            attributes |= _ATTR_RDONLY
         try:
             _call(_FSCONFIG, self._fd, _CREATE, None, None, 0)
         except OSError as error:
             raise OSError(
                 error.errno, self._complaints() or os.strerror(error.errno or 0)
             ) from None
-        return _call(_FSMOUNT, self._fd, _FSMOUNT_CLOEXEC, _ATTR_RDONLY)
+        return _call(_FSMOUNT, self._fd, _FSMOUNT_CLOEXEC, attributes)
 
     def close(self) -> None:
         """Let the configuration go; a mount that was made of it stays."""

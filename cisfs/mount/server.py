@@ -55,7 +55,7 @@ class Server:
                 "cisfs verify tells whether anything was in flight"
             )
         if code:
-            raise MountError(f"the server of {self.mountpoint} {_ending(code)}")
+            raise MountError(f"the server of {self.mountpoint} {ending(code)}")
 
     def wait(self) -> int:
         """Wait for the process, passing signals that ask for its end on; return its exit code."""
@@ -155,7 +155,7 @@ def _await_mounted(server: Server, read_report: Callable[[], bytes]) -> None:
     code = server.exit_code(10.0)
     number, _, message = report.decode(errors="replace").partition("\n")
     if not report:
-        raise MountError(f"the server process {_ending(code or 0)} before it had mounted")
+        raise MountError(f"the server process {ending(code or 0)} before it had mounted")
     raise _error_class(int(number))(message)
 
 
@@ -169,7 +169,8 @@ def _error_class(exit_code: int) -> type[CisfsError]:
     return CisfsError
 
 
-def _ending(exit_code: int) -> str:
+def ending(exit_code: int) -> str:
+    """Say how a process ended."""
     if exit_code < 0:
         return f"was killed by {process.signal_name(-exit_code)}"
     return f"ended with code {exit_code}"

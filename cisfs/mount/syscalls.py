@@ -81,6 +81,11 @@ def unmount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
+def sync_file_system(descriptor: int) -> None:
+    """Write back all of the file system that `descriptor` is of, syncfs(2)."""
+    _check(_libc.syncfs(ctypes.c_int(descriptor)))
+
+
 def keep_memory_private() -> None:
     """Let neither a core dump nor a process of the same user show this process's memory, prctl(2).
 

@@ -26,6 +26,7 @@ from cisfs.cli.main import main
 from cisfs.layer.sealed import ImageReader, SealedLayer
 from cisfs.mount import image, wire
 from cisfs.mount.board import Seat
+from cisfs.mount.session import Answer
 
 ALWAYS = 255
 _UNKNOWN_NOTIFICATION = struct.pack("<IiQ", 16, 9999, 0)
@@ -85,7 +86,7 @@ def obey(switch: Switch) -> None:
     """Make the workers of this process, and of those forked from it, look at the switch."""
     read, take = image.ImageServer._read, Seat.take
 
-    def faulty_read(self: image.ImageServer, request: wire.Request) -> image.Answer:
+    def faulty_read(self: image.ImageServer, request: wire.Request) -> Answer:
         act = switch.take(Act.DIE, Act.HANG, Act.RAISE)
         if act is Act.DIE:
             os.kill(os.getpid(), signal.SIGKILL)
