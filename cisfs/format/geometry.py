@@ -67,6 +67,10 @@ class Geometry:
         """The unit that holds the plaintext byte at `offset`."""
         return UnitNo(offset // self.unit_size)
 
+    def unit_after(self, offset: int) -> UnitNo:
+        """The first unit that begins at `offset` or later."""
+        return UnitNo(-(-offset // self.unit_size))
+
     def within_unit(self, offset: int) -> int:
         """How far into its unit the plaintext byte at `offset` lies."""
         return offset % self.unit_size

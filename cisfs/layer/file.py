@@ -135,6 +135,24 @@ class EncryptedFile:
         elif size > self.size:
             self._grow(size)
 
+    def discard(self, offset: int, length: int) -> None:
+        """Make bytes of the file zeros; full units among them become a hole, and take no space.
+
+        Raises OSError, EOPNOTSUPP if the backing file system has no holes; IntegrityError if a unit
+        that changes in part was altered.
+        """
+        geometry = self._units.geometry
+        end = min(offset + length, self.size)
+        first, stop = geometry.unit_after(offset), geometry.full_units(end)
+        if first >= stop:
+            self.write(offset, bytes(max(0, end - offset)))
+            return
+        self.write(offset, bytes(geometry.unit_start(first) - offset))
+        self.write(geometry.unit_start(stop), bytes(end - geometry.unit_start(stop)))
+        for begin, over in self._units.data_runs(first, stop):
+            with self._announced(self.size, begin, over):
+                self._units.empty_out(begin, over)
+
     def sync(self, datasync: bool) -> None:
         """Make the content durable, and the metadata too unless `datasync`.  Raises OSError."""
         (os.fdatasync if datasync else os.fsync)(self.fd)

@@ -89,9 +89,13 @@ class Holes:
         levels = range(MAX_HOLE_LEVEL + 1)
         return any(block == self._cipher.hole_tag(unit, level) for level in levels)
 
+    def marker(self, unit: int, level: int) -> bytes:
+        """The 32 bytes that say: `2**level` units from `unit` on are a hole."""
+        return pack_marker(level, self._cipher.hole_tag(unit, level))
+
     def _mark_block(self, fd: int, unit: int, level: int) -> None:
         if self.is_tagless(fd, unit):
-            marker = pack_marker(level, self._cipher.hole_tag(unit, level))
+            marker = self.marker(unit, level)
             if os.pwrite(fd, marker, self._geometry.slot_offset(unit)) != len(marker):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from cisfs.crypto.keys import SecretKey, file_keys
 from cisfs.crypto.units import UnitCipher
 from cisfs.errors import FormatError, IntegrityError
-from cisfs.format.geometry import BLOCK_SIZE, TAG_SIZE, Geometry, padded
-from cisfs.format.header import NO_TAG, FileHeader, pack_trailer, parse_trailer
+from cisfs.format.geometry import BLOCK_SIZE, TAG_SIZE, Geometry, hole_blocks, padded
+from cisfs.format.header import MARKER_SIZE, NO_TAG, FileHeader, pack_trailer, parse_trailer
+from cisfs.layer.fallocate import punch
 from cisfs.layer.holes import Holes
 
 Bytes = bytes | memoryview
@@ -141,6 +142,32 @@ class Units:
         except OSError:
             return unit  # nothing further, or no SEEK_DATA here
         return max(unit, self.geometry.unit_at_stored(offset))
+
+    def data_runs(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The ranges of full units among [first, end) that are not of a hole."""
+        unit = first
+        while unit < end:
+            if self.holes.is_tagless(self.fd, unit):
+                unit = max(unit + 1, self.next_stored(unit + 1))
+                continue
+            start = unit
+            while unit < end and not self.holes.is_tagless(self.fd, unit):
+                unit += 1
+            yield start, unit
+
+    def empty_out(self, first: int, end: int) -> None:
+        """Make full units [first, end), all of which hold data, a hole; this takes no space.
+
+        A marker lies where its unit's data lay, and all else is given back.  Raises OSError,
+        EOPNOTSUPP where that cannot be.
+        """
+        self.holes.forget()
+        for unit, level in hole_blocks(first, end):
+            marked = self.geometry.slot_offset(unit)
+            self.write_at(self.holes.marker(unit, level), marked)
+            start, stop = marked + MARKER_SIZE, self.geometry.slot_offset(unit + (1 << level))
+            if not punch(self.fd, start, stop - start):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     def read_slots(self, first: int, last: int, size: int) -> memoryview:
         """Return the stored slots `first` to `last`, read in one go; FormatError if cut short."""

@@ -75,6 +75,13 @@ class FileMachine(RuleBasedStateMachine):
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
 
+    @rule(offset=OFFSETS, length=LENGTHS)
+    def discard(self, offset: int, length: int) -> None:
+        end = min(offset + length, len(self.model))
+        self.file.discard(offset, length)
+        if offset < end:
+            self.model[offset:end] = bytes(end - offset)
+
     @rule(datasync=st.booleans())
     def sync(self, datasync: bool) -> None:
         self.file.sync(datasync)

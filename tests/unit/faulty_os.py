@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from cisfs.layer.fallocate import punch
+
 MODULES = ("units", "holes", "file", "mend")
 
 
@@ -88,6 +90,17 @@ class FaultyOs:
         self.log.append(Change("ftruncate", size))
         os.ftruncate(fd, size)
 
+    def punch(self, fd: int, offset: int, size: int) -> bool:
+        """Punch a hole, or a part of it, or none of it."""
+        fault = self._next(size)
+        kept = size if fault is None or fault.error is None else fault.part
+        if kept:
+            self.log.append(Change("pwrite", offset, bytes(kept)))
+            punch(fd, offset, kept)
+        if fault is not None and fault.error is not None:
+            raise fault.error
+        return True
+
     def posix_fallocate(self, fd: int, offset: int, length: int) -> None:
         """os.posix_fallocate, or none of it: what it allocated can be written on a full disk."""
         full = self.full_from is not None and self.changes >= self.full_from - 1
@@ -122,6 +135,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
     faulty = FaultyOs()
     for name in MODULES:
         monkeypatch.setattr(f"cisfs.layer.{name}.os", faulty)
+    monkeypatch.setattr("cisfs.layer.units.punch", faulty.punch)
     return faulty
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from cisfs.layer.file import EncryptedFile
 from tests.unit.vaults import UNIT
 
-Step = tuple[str, int, bytes]  # ("write", offset, data) or ("truncate", size, b"")
+# ("write", offset, data), ("discard", offset, as many zeros) or ("truncate", size, b"")
+Step = tuple[str, int, bytes]
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,18 @@ def truncate(size: int) -> Step:
     return ("truncate", size, b"")
 
 
+def discard(offset: int, length: int) -> Step:
+    """A step that makes zeros."""
+    return ("discard", offset, bytes(length))
+
+
 def apply(file: EncryptedFile, steps: Iterable[Step]) -> None:
     """Make the changes to an encrypted file."""
     for what, number, data in steps:
         if what == "write":
             file.write(number, data)
+        elif what == "discard":
+            file.discard(number, len(data))
         else:
             file.truncate(number)
 
@@ -53,7 +61,7 @@ def model(steps: Iterable[Step]) -> bytes:
     """What a file holds after these steps."""
     held = bytearray()
     for what, number, data in steps:
-        if what == "write":
+        if what in ("write", "discard"):
             held.extend(bytes(max(0, number - len(held))))
             held[number : number + len(data)] = data
         else:
@@ -98,5 +106,11 @@ SCENARIOS = [
     Scenario("fill the hole's middle", SPARSE, write(3 * UNIT + 5, 2 * UNIT, 97)),
     Scenario("fill the hole's end", SPARSE, write(7 * UNIT, UNIT + 10, 97)),
     Scenario("write one byte into a hole", SPARSE, write(5 * UNIT + 77, 1, 97)),
+    Scenario("discard a unit", FULL3, discard(UNIT, UNIT)),
+    Scenario("discard all", FULL3, discard(0, 3 * UNIT)),
+    Scenario("discard a unit and parts of its neighbours", FULL3, discard(100, 2 * UNIT)),
+    Scenario("discard part of a unit", FULL3, discard(UNIT + 100, 500)),
+    Scenario("discard the last part", PART, discard(UNIT, UNIT + 1000)),
+    Scenario("discard an island and the holes beside it", ISLAND, discard(2 * UNIT, 3 * UNIT)),
     Scenario("overwrite an island and the holes beside it", ISLAND, write(2 * UNIT, 3 * UNIT, 97)),
 ]
