@@ -1,4 +1,4 @@
-"""Data units: AES-256-XTS (IEEE 1619, NIST SP 800-38E), and keyed BLAKE3 tags for those of files.
+"""Data units: AES-256-XTS (IEEE 1619, NIST SP 800-38E), and keyed BLAKE3 tags.
 
 Does not know where a unit lies or what file or layer it belongs to; the caller gives the unit
 number.  The ciphers hold no mutable state; safe from several threads.
@@ -32,7 +32,7 @@ class XtsCipher:
 
     __slots__ = ("_aes",)
 
-    def __init__(self, xts_key: bytes) -> None:
+    def __init__(self, xts_key: bytes | memoryview) -> None:
         """Take the 64-byte XTS key (two AES-256 keys)."""
         self._aes = algorithms.AES(xts_key)
 
@@ -40,17 +40,20 @@ class XtsCipher:
     # an XTS context, which tests/vectors/test_xts.py shows.
 
     def encrypt_into(
-        self, unit: int, plain: bytes | memoryview, out: bytearray | memoryview
+        self, unit: int, plain: bytes | memoryview, out: bytearray | memoryview, version: int = 0
     ) -> None:
-        """Encrypt one unit into `out`, which is at least as long; a multiple of 16 bytes."""
-        mode = modes.XTS(_TWEAK.pack(unit, 0))
+        """Encrypt one unit into `out`, which is at least as long; a multiple of 16 bytes.
+
+        `version` is the other half of the tweak: it tells the contents of one unit apart.
+        """
+        mode = modes.XTS(_TWEAK.pack(unit, version))
         Cipher(self._aes, mode).encryptor().update_into(plain, out)
 
     def decrypt_into(
-        self, unit: int, cipher: bytes | memoryview, out: bytearray | memoryview
+        self, unit: int, cipher: bytes | memoryview, out: bytearray | memoryview, version: int = 0
     ) -> None:
         """Decrypt one unit into `out`, which is at least as long; it was authenticated before."""
-        mode = modes.XTS(_TWEAK.pack(unit, 0))
+        mode = modes.XTS(_TWEAK.pack(unit, version))
         Cipher(self._aes, mode).decryptor().update_into(cipher, out)
 
 
@@ -86,3 +89,34 @@ class UnitCipher(XtsCipher):
         """Return the 16-byte tag that says: `2**level` units from `unit` on are a hole."""
         context = _CONTEXT.pack(unit, _KIND_HOLE, level)
         return blake3(context, key=self._tag_key).digest(TAG_SIZE)
+
+
+class VersionedCipher(XtsCipher):
+    """Encrypts, decrypts and tags units that are written again and again, under a key of its own.
+
+    The caller never gives a version twice: then no tweak is ever used twice, and a tag vouches for
+    one content of one unit, not for an earlier one.  The cipher works on the caller's
+    own key bytes; `forget` overwrites them.
+    """
+
+    __slots__ = ("_key",)
+    KEY_SIZE = 64 + 32
+
+    def __init__(self, key: bytearray) -> None:
+        """Take 96 bytes: the 64 of the XTS key (two AES-256 keys), and the 32 of the tag key."""
+        self._key = memoryview(key)
+        super().__init__(self._key[:64])
+
+    def tag(self, unit: int, version: int, cipher: bytes | memoryview) -> bytes:
+        """Return the 16-byte tag over a ciphertext, its number and version, and its length."""
+        hasher = blake3(cipher, key=self._key[64:])
+        hasher.update(_TWEAK.pack(unit, version))
+        return hasher.digest(TAG_SIZE)
+
+    def verify(self, unit: int, version: int, cipher: bytes | memoryview, tag: bytes) -> bool:
+        """Tell in constant time whether `tag` is the tag of this ciphertext, number and version."""
+        return compare_digest(self.tag(unit, version, cipher), tag)
+
+    def forget(self) -> None:
+        """Overwrite the key: nothing is decrypted any more, nor encrypted to be read again."""
+        self._key[:] = bytes(self.KEY_SIZE)
