@@ -43,6 +43,7 @@ class MountOptions:
     workers: int | None = None
     worker_patience: float = 60.0
     loop_device: bool = False
+    home: int | None = None  # mount namespace that server processes live in
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,13 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_IO_FLUSHER = 57
 # linux/mman.h: what is mapped, what will be, each page when it is first used
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _NOBODY = 65534
 _SYSLOG = Path("/dev/log")
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_LAST_TO_BE_KILLED = "-999"  # -1000 would be never
 _FORMAT = "cisfs[%(process)d]: %(message)s"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,6 +51,17 @@ def lock_memory() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
         flags |= _MCL_FUTURE
     _libc.mlockall(flags)
+
+
+def join_writeback() -> None:
+    """Be one of those that the kernel writes pages back through, as far as that is allowed.
+
+    Memory that such a process needs is not waited for by writing to it (PR_SET_IO_FLUSHER, Linux
+    5.6), and when there is none left, others are killed first.
+    """
+    _libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        _OOM_SCORE.write_text(_LAST_TO_BE_KILLED)
 
 
 def drop_privileges() -> None:

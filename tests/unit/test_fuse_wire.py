@@ -45,6 +45,33 @@ def test_a_read_is_told_by_its_body() -> None:
     assert wire.parse_read(request(wire.READ, body)) == (1 << 40, 1 << 20)
 
 
+def test_a_write_is_told_by_its_body_and_brings_its_data() -> None:
+    body = struct.pack("=QQIIQII", 77, 1 << 40, 5, 0, 0, 0, 0)
+    data = request(wire.WRITE, body + b"bytes")
+    assert len(data) == 40 + 40 + 5
+    buffer = memoryview(bytearray(data) + b"more")
+    offset, written = wire.parse_write(buffer)
+    assert offset == 1 << 40
+    assert bytes(written) == b"bytes"
+    assert written.obj is buffer.obj  # not a copy
+    assert struct.unpack("=II", wire.write_reply(5)) == (5, 0)
+
+
+def test_a_buffer_for_writes_holds_the_largest() -> None:
+    """Or the kernel refuses to fill it (fs/fuse/dev.c, fuse_dev_do_read)."""
+    reply = wire.init_reply(init(7, 45), background=64, max_write=wire.MAX_WRITE)
+    assert reply is not None
+    (max_write,) = struct.unpack_from("=I", reply, 20)
+    assert max_write == 1 << 20
+    assert 40 + 40 + max_write <= wire.WRITE_BUFFER
+
+
+def test_a_change_of_space_is_told_by_its_body() -> None:
+    body = struct.pack("=QQQII", 77, 4096, 1 << 33, 3, 0)
+    asked = wire.parse_fallocate(request(wire.FALLOCATE, body))
+    assert asked == (4096, 1 << 33, wire.FALLOC_PUNCH_HOLE | wire.FALLOC_KEEP_SIZE)
+
+
 def test_attributes_lie_where_the_kernel_looks_for_them() -> None:
     ino, size, blocks, atime, mtime, ctime = struct.unpack_from("=6Q", FILE.pack())
     assert (ino, size, blocks) == (1, 12_289, 25)
@@ -96,7 +123,7 @@ def test_only_what_is_offered_is_taken() -> None:
     assert everything & wire.MAX_PAGES
     assert everything & wire.ASYNC_READ
     assert not everything & ~(
-        wire.ASYNC_READ | wire.ASYNC_DIO | wire.PARALLEL_DIROPS | wire.MAX_PAGES
+        wire.ASYNC_READ | wire.ASYNC_DIO | wire.PARALLEL_DIROPS | wire.MAX_PAGES | wire.BIG_WRITES
     )
 
 
