@@ -11,6 +11,7 @@ Does not know file systems or FUSE.  One thread; a forked process may take the i
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from cisfs.layer.scratch_records import Records, Written
 
 _PIECE = 1 << 20  # bytes that are encrypted and written in one go
 _BUFFER = _PIECE + 2 * geometry.MAX_UNIT_SIZE
+_DIRECT = 256 << 10  # bytes
+_MOST_EMPTY = 4096
 _ZEROS = memoryview(bytes(_BUFFER))
 
 
@@ -48,6 +51,9 @@ class BlockImage(Protocol):
 
     def discard(self, offset: int, size: int) -> None:
         """Make bytes zeros, and give their space back.  Raises OSError: EOPNOTSUPP if it cannot."""
+
+    def tidy(self) -> bool:
+        """Do a bit of what can wait until nobody does; tells whether there was any."""
 
     def sync(self) -> None:
         """Make what was written durable.  Raises OSError: ENOSYS if it is not meant to be."""
@@ -78,17 +84,19 @@ class EphemeralImage:
         self.size = geometry.whole_units(size)
         self._fd = nameless(directory)
         os.ftruncate(self._fd, self.size)
+        self._direct = _reopened(self._fd)
         key = bytearray(VersionedCipher.KEY_SIZE)
         _draw(key)
         self._cipher: VersionedCipher | None = VersionedCipher(key)
         self._records = Records(geometry.covered(0, self.size)[1])
         self._version = 0
-        self._stored = memoryview(bytearray(_BUFFER))
+        self._empty: list[tuple[int, int]] = []  # blocks whose space is to be given back
+        self._stored = memoryview(mmap.mmap(-1, _BUFFER))  # aligned, as O_DIRECT wants it
         self._plain = memoryview(bytearray(_BUFFER))
 
     def descriptors(self) -> set[int]:
         """The backing file's."""
-        return {self._fd}
+        return {self._fd, self._direct}
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -119,7 +127,8 @@ class EphemeralImage:
         stored = self._fetch(written[0].unit.block, written[-1].unit.end)
         source, target = -geometry.offset_of(written[0].unit.block), -geometry.offset_of(low)
         at = low
-        for unit, version, tag in written:
+        for each in written:
+            unit, version, tag, blank = each
             self._blank(low, at, unit.block)
             start, stop = geometry.offset_of(unit.block), geometry.offset_of(unit.end)
             body = stored[source + start : source + stop]
@@ -128,6 +137,9 @@ class EphemeralImage:
             cipher.decrypt_into(
                 unit.block, body, self._plain[target + start : target + stop], version
             )
+            if blank:
+                for block in each.blank_blocks():
+                    self._blank(low, block, block + 1)
             at = unit.end
         self._blank(low, at, end)
         return self._plain[geometry.length(low, first) :]
@@ -193,7 +205,11 @@ class EphemeralImage:
         low, high = parts[0][0], parts[-1][1]
         out = self._stored[: geometry.length(low, high)]
         written = [each for part in parts for each in self._encrypted(low, out, *part)]
-        done = os.pwrite(self._fd, out, geometry.offset_of(low))
+        done = self._write_out(out, geometry.offset_of(low))
+        if done < len(out) and self._empty:
+            while self.tidy():
+                pass
+            done = self._write_out(out, geometry.offset_of(low))
         if done < len(out):
             if not again:
                 self._keep_beginning(parts, low + geometry.touched(0, done)[1])
@@ -213,6 +229,21 @@ class EphemeralImage:
             self._version += 1
             cipher.encrypt_into(unit.block, data[start:stop], body, self._version)
             yield Written(unit, self._version, cipher.tag(unit.block, self._version, body))
+
+    def _write_out(self, data: memoryview, offset: int) -> int:
+        """Write ciphertext; what is large goes past the page cache, for nobody will read it soon.
+
+        Returns how much was written: less than all of it on a full disk.
+        """
+        direct = len(data) >= _DIRECT and self._direct != self._fd
+        try:
+            return os.pwrite(self._direct if direct else self._fd, data, offset)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return 0
+            if direct and error.errno == errno.EINVAL:  # the disk's blocks are larger than ours
+                return os.pwrite(self._fd, data, offset)
+            raise
 
     def _keep_beginning(self, parts: list[tuple[int, int, memoryview]], end: int) -> None:
         """The disk is full after block `end`: write what has its space by now once more.
@@ -243,18 +274,34 @@ class EphemeralImage:
         start, stop = geometry.offset_of(first), geometry.offset_of(end)
         self.write(offset, _ZEROS[: start - offset])
         self.write(stop, _ZEROS[: offset + size - stop])
-        for edge in (first, end):
-            self._divide(edge)
-        self._records.clear(first, end)
-        punch(self._fd, start, stop - start)
+        for unit in self._records.blank(first, end):
+            self._note_empty(unit.block, unit.end)
 
-    def _divide(self, block: int) -> None:
-        """See that no unit reaches across the beginning of a block."""
-        unit = self._records.divided(block)
-        if unit is not None:
-            whole = self._copy(unit.block, unit.end)
-            middle = geometry.length(unit.block, block)
-            self._put([(unit.block, block, whole[:middle]), (block, unit.end, whole[middle:])])
+    def _note_empty(self, first: int, end: int) -> None:
+        """Remember blocks whose space is to be given back, together with their neighbours'."""
+        if self._empty and self._empty[-1][1] == first:
+            first, _ = self._empty.pop()
+        self._empty.append((first, end))
+        if len(self._empty) > _MOST_EMPTY:
+            self.tidy()
+
+    def tidy(self) -> bool:
+        """Give back some of what was discarded; tells whether there was any.
+
+        To punch a hole takes ten times as long as to note that one is due, and holes grow together
+        while files are deleted: this is for when nobody waits.
+        """
+        if not self._empty:
+            return False
+        block, end = self._empty.pop()
+        # It may have been written to since.
+        for written in [*self._records.written(block, end), None]:
+            stop = end if written is None else written.unit.block
+            if block < stop:
+                punch(self._fd, geometry.offset_of(block), geometry.length(block, stop))
+            if written is not None:
+                block = written.unit.end
+        return True
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -272,12 +319,21 @@ class EphemeralImage:
     def close(self) -> None:
         """Let it go, with everything in it."""
         self.destroy()
-        os.close(self._fd)
+        for descriptor in self.descriptors():
+            os.close(descriptor)
         self._records.close()
 
     def abandon(self) -> None:
         """Forget this process's copy of the key, and let its descriptor go."""
         self.close()
+
+
+def _reopened(fd: int) -> int:
+    """Open a file once more, past the page cache; return `fd` itself where that cannot be."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return fd
 
 
 def _draw(key: bytearray) -> None:

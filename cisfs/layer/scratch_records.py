@@ -1,8 +1,9 @@
-"""What an ephemeral scratch remembers of each data unit: its version and its tag, only in memory.
+"""What an ephemeral scratch remembers of each data unit, only in memory: version, tag, and holes.
 
 A record of 24 bytes stands for each block; a unit of several blocks has the record of its first,
-and the others are empty.  An empty record that belongs to no unit is a hole.  The memory is mapped
-at once and taken page by page as units are written: 6 MiB for each GiB.
+and the others are empty.  An empty record that belongs to no unit is a hole.  Blocks of a unit can
+be made holes one by one, which changes nothing on the disk.  The memory is mapped at once and taken
+page by page as units are written: 6 MiB for each GiB.
 
 Knows no ciphertext and no files.  One thread.
 """
@@ -11,22 +12,34 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from cisfs.format.scratch_geometry import MAX_LEVEL, Unit, unit_around
+from cisfs.format.scratch_geometry import MAX_BLOCKS, MAX_LEVEL, Unit, unit_around
 
-_RECORD = struct.Struct("=Q16s")  # the version and (3 bits) the level; the tag
+_RECORD = struct.Struct("=Q16s")  # from its lowest bit on: level, blank blocks, version; the tag
 _LEVEL_BITS = 3
 _LEVEL_MASK = (1 << _LEVEL_BITS) - 1
-_PIECE = 4096  # records that are emptied in one go
+_BLANK_MASK = (1 << MAX_BLOCKS) - 1
+_VERSION_SHIFT = _LEVEL_BITS + MAX_BLOCKS  # leaves 45 bits: at 10 us for each write, eleven years
+_PIECE = 4096  # records that are looked at, or emptied, in one go
 
 
 class Written(NamedTuple):
-    """A unit that holds data."""
+    """A unit that holds data; `blank` has a bit for each block of it that is a hole by now."""
 
     unit: Unit
-    version: int  # the count at which it was written
+    version: int
     tag: bytes
+    blank: int = 0
+
+    def blank_blocks(self) -> Iterator[int]:
+        """The blocks that are holes."""
+        return (
+            self.unit.block + index
+            for index in range(self.blank.bit_length())
+            if self.blank >> index & 1
+        )
 
 
 class Records:
@@ -50,9 +63,11 @@ class Records:
         while block < end:
             word, tag = _RECORD.unpack_from(self._memory, block * _RECORD.size)
             if word:
-                unit = Unit(block, word & _LEVEL_MASK)
-                found.append(Written(unit, word >> _LEVEL_BITS, tag))
-                block = unit.end
+                written = _parsed(block, word, tag)
+                found.append(written)
+                block = written.unit.end
+            elif block % _PIECE == 0 and self._is_empty(block, block + _PIECE):
+                block += _PIECE
             else:
                 block += 1
         return found
@@ -70,18 +85,36 @@ class Records:
 
     def put(self, written: Written) -> None:
         """Say that a unit holds data now; no other unit may reach into it from outside."""
-        unit, version, tag = written
-        word = version << _LEVEL_BITS | unit.level
-        self.clear(unit.block + 1, unit.end)
-        _RECORD.pack_into(self._memory, unit.block * _RECORD.size, word, tag)
+        unit = written.unit
+        self._clear(unit.block, unit.end)
+        word = (written.version << MAX_BLOCKS | written.blank) << _LEVEL_BITS | unit.level
+        _RECORD.pack_into(self._memory, unit.block * _RECORD.size, word, written.tag)
 
-    def clear(self, first: int, end: int) -> None:
-        """Make the blocks [first, end) a hole; no unit may reach into it from outside.
+    def blank(self, first: int, end: int) -> list[Unit]:
+        """Make the blocks [first, end) holes; return the units that hold no data any more."""
+        emptied = []
+        for written in self.written(first, end):
+            unit = written.unit
+            low, high = max(first, unit.block), min(end, unit.end)
+            bits = ((1 << (high - low)) - 1) << (low - unit.block)
+            if written.blank | bits == (1 << (unit.end - unit.block)) - 1:
+                self._clear(unit.block, unit.end)
+                emptied.append(unit)
+            else:
+                self.put(written._replace(blank=written.blank | bits))
+        return emptied
 
-        What is empty already is not touched, for that would take memory.
-        """
-        for start in range(first, end, _PIECE):
-            low, high = start * _RECORD.size, min(end, start + _PIECE) * _RECORD.size
-            empty = bytes(high - low)
-            if self._memory[low:high] != empty:
-                self._memory[low:high] = empty
+    def _clear(self, first: int, end: int) -> None:
+        """Empty records.  What is empty is not written to, for that would take memory."""
+        if not self._is_empty(first, end):
+            low, high = first * _RECORD.size, end * _RECORD.size
+            self._memory[low:high] = bytes(high - low)
+
+    def _is_empty(self, first: int, end: int) -> bool:
+        piece = self._memory[first * _RECORD.size : end * _RECORD.size]
+        return piece.count(0) == len(piece)
+
+
+def _parsed(block: int, word: int, tag: bytes) -> Written:
+    unit = Unit(block, word & _LEVEL_MASK)
+    return Written(unit, word >> _VERSION_SHIFT, tag, word >> _LEVEL_BITS & _BLANK_MASK)

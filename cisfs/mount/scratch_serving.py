@@ -140,6 +140,8 @@ class ScratchServer:
         session, requests = self._session, self._requests
         while not session.ended:
             if not session.look():
+                while self._image.tidy() and not session.has_more():
+                    pass
                 self._sleep.poll()
                 requests.drain()
             if requests.end:

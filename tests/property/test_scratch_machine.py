@@ -55,6 +55,15 @@ class ScratchMachine(RuleBasedStateMachine):
         self.image.discard(start, end - start)
         self.model[start:end] = bytes(end - start)
 
+    @rule(block=st.integers(0, BLOCKS - 1), count=st.integers(1, 6))
+    def discard_blocks(self, block: int, count: int) -> None:
+        self.discard(block * BLOCK_SIZE, min(SIZE, (block + count) * BLOCK_SIZE))
+
+    @rule()
+    def tidy(self) -> None:
+        while self.image.tidy():
+            pass
+
     @rule(one=OFFSETS, other=OFFSETS)
     def read(self, one: int, other: int) -> None:
         start, end = sorted((one, other))
@@ -67,7 +76,7 @@ class ScratchMachine(RuleBasedStateMachine):
     @invariant()
     def units_do_not_overlap(self) -> None:
         at = 0
-        for unit, version, _ in self.image._records.written(0, BLOCKS):
+        for unit, version, _, _ in self.image._records.written(0, BLOCKS):
             assert unit.block >= at
             assert 0 < version <= self.image._version
             at = unit.end

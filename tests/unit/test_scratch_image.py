@@ -47,6 +47,11 @@ def restore(image: EphemeralImage, block: int, data: bytes | bytearray) -> None:
     assert os.pwrite(image._fd, data, block * BLOCK_SIZE) == len(data)
 
 
+def tidy(image: EphemeralImage) -> None:
+    while image.tidy():
+        pass
+
+
 def written(image: EphemeralImage) -> list[Unit]:
     return [each.unit for each in image._records.written(0, SIZE // BLOCK_SIZE)]
 
@@ -252,8 +257,12 @@ def test_discarded_blocks_are_zeros_and_their_space_is_given_back(image: Ephemer
     image.discard(5 * BLOCK_SIZE, 2 * MAX_UNIT_SIZE)
     data[5 * BLOCK_SIZE : 5 * BLOCK_SIZE + 2 * MAX_UNIT_SIZE] = bytes(2 * MAX_UNIT_SIZE)
     assert get(image, 0, 64) == data
-    assert os.fstat(image._fd).st_blocks <= before - 2 * MAX_UNIT_SIZE // 512
+    tidy(image)
+    assert get(image, 0, 64) == data
+    # What is left of a unit keeps all of its space.
+    assert os.fstat(image._fd).st_blocks <= before - MAX_UNIT_SIZE // 512
     image.discard(0, SIZE)
+    tidy(image)
     assert os.fstat(image._fd).st_blocks == 0
     assert written(image) == []
 
@@ -266,6 +275,68 @@ def test_a_discard_of_less_than_a_block_is_zeros(image: EphemeralImage) -> None:
     data[100:110] = bytes(10)
     data[BLOCK_SIZE - 5 : 2 * BLOCK_SIZE + 5] = bytes(BLOCK_SIZE + 10)
     assert get(image, 0, 3) == data
+
+
+def test_blocks_of_a_unit_are_discarded_without_touching_the_disk(
+    image: EphemeralImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(noise(MAX_UNIT_SIZE))
+    put(image, 0, data)
+    with monkeypatch.context() as patch:
+        for call in ("pwrite", "preadv"):
+            patch.setattr(os, call, lambda *_: pytest.fail("this is not for the disk"))
+        for first, count in [(3, 2), (9, 1), (15, 1)]:
+            image.discard(first * BLOCK_SIZE, count * BLOCK_SIZE)
+            data[first * BLOCK_SIZE : (first + count) * BLOCK_SIZE] = bytes(count * BLOCK_SIZE)
+    assert written(image) == [(0, 4)]
+    assert get(image, 0, 16) == data
+    assert get(image, 3, 1) == bytes(BLOCK_SIZE)
+    put(image, 4, noise(BLOCK_SIZE, 2))
+    data[4 * BLOCK_SIZE : 5 * BLOCK_SIZE] = noise(BLOCK_SIZE, 2)
+    assert get(image, 0, 16) == data
+
+
+def test_a_unit_goes_when_the_last_of_its_blocks_does(image: EphemeralImage) -> None:
+    put(image, 0, noise(MAX_UNIT_SIZE))
+    for block in random.Random(5).sample(range(16), 16):
+        assert written(image) == [(0, 4)]
+        image.discard(block * BLOCK_SIZE, BLOCK_SIZE)
+    assert written(image) == []
+    tidy(image)
+    assert os.fstat(image._fd).st_blocks == 0
+
+
+def test_what_was_written_again_is_not_given_back(image: EphemeralImage) -> None:
+    put(image, 0, noise(2 * MAX_UNIT_SIZE))
+    image.discard(0, 2 * MAX_UNIT_SIZE)
+    put(image, 7, noise(12 * BLOCK_SIZE, 2))
+    tidy(image)
+    assert get(image, 7, 12) == noise(12 * BLOCK_SIZE, 2)
+    assert os.fstat(image._fd).st_blocks == 12 * BLOCK_SIZE // 512
+
+
+def test_many_discarded_pieces_are_not_all_put_off(
+    image: EphemeralImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cisfs.layer.scratch._MOST_EMPTY", 10)
+    for block in range(0, 100, 2):
+        put(image, block, noise(BLOCK_SIZE))
+    for block in range(0, 100, 2):
+        image.discard(block * BLOCK_SIZE, BLOCK_SIZE)
+    assert len(image._empty) == 10
+    assert os.fstat(image._fd).st_blocks == 10 * BLOCK_SIZE // 512
+
+
+def test_a_full_disk_is_given_what_was_discarded_first(
+    image: EphemeralImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(image, 0, noise(MAX_UNIT_SIZE))
+    image.discard(0, MAX_UNIT_SIZE)
+    with monkeypatch.context() as patch:
+        full_after(patch, 0)
+        put(image, 100, noise(BLOCK_SIZE))
+    assert image._empty == []
+    assert get(image, 100, 1) == noise(BLOCK_SIZE)
 
 
 # ---- a full disk
