@@ -26,6 +26,8 @@ _ATTEMPTS = 16
 
 _BDI = Path("/sys/class/bdi")
 _READ_AHEAD_KIB = "1024"
+_KERNELS_READ_AHEAD_KIB = "128"
+_MOST_DIRTY = 256 << 20  # bytes; writing back begins at half of it
 
 
 def attach(file: int, name: bytes, *, read_only: bool, block_size: int = 0) -> int:
@@ -80,5 +82,25 @@ def read_ahead(name: str) -> None:
 
     `name` is that of a block or FUSE device, "major:minor", or else a name in /sys/class/bdi.
     """
-    with contextlib.suppress(OSError):
-        (_BDI / name / "read_ahead_kb").write_text(_READ_AHEAD_KIB)
+    _set(name, {"read_ahead_kb": _READ_AHEAD_KIB})
+
+
+def write_soon(name: str) -> None:
+    """Have what is written go to the device before there is much of it, as far as that can be set.
+
+    By default the kernel begins when a tenth of the memory is to be written, and then whoever waits
+    for it waits long; also, that much memory cannot be had back without the device's server.  Linux
+    6.2.
+    """
+    _set(name, {"strict_limit": "1", "max_bytes": str(_MOST_DIRTY)})
+
+
+def restore(name: str) -> None:
+    """Set a device back to the kernel's defaults: the next user of its number may be anybody."""
+    _set(name, {"strict_limit": "0", "max_ratio": "100", "read_ahead_kb": _KERNELS_READ_AHEAD_KIB})
+
+
+def _set(name: str, settings: dict[str, str]) -> None:
+    for setting, value in settings.items():
+        with contextlib.suppress(OSError):
+            (_BDI / name / setting).write_text(value)

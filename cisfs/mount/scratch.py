@@ -49,6 +49,7 @@ class Scratch(Server):
             if code is None:
                 os.kill(self.pid, number)
                 code = self.exit_code(_LAST_WAIT)
+        loopdevice.restore(loopdevice.device_name(os.stat(self.loop).st_rdev))
         if code:
             raise MountError(f"the server of the scratch {self.mountpoint} {ending(code)}")
 
@@ -128,7 +129,9 @@ def _mount_image(root: int, mountpoint: Path, *, durable: bool) -> str:
     """Mount the ext4 in the file `root`, with its directories; return the loop device's path."""
     loop = _attach(root)
     try:
-        loopdevice.read_ahead(loopdevice.device_name(os.fstat(loop).st_rdev))
+        name = loopdevice.device_name(os.fstat(loop).st_rdev)
+        loopdevice.read_ahead(name)
+        loopdevice.write_soon(name)
         path = loopdevice.path_of(loop)
         ext4.mount(path, mountpoint, durable=durable)
     finally:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from cisfs.errors import MountError
+from cisfs.errors import BusyError, MountError
+from cisfs.keys.credentials import RawKey
 from cisfs.layer.scratch import EphemeralImage
+from cisfs.layer.scratch_persistent import PersistentImage
 from cisfs.mount import scratch as scratches
 from cisfs.mount.assignment import MountOptions
 from tests.mount.harness import linux, processes
@@ -27,6 +29,7 @@ from tests.mount.harness.trees import assert_same, snapshot
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
+KEY = RawKey(bytes(range(32)))
 CANARY = b"the canary that must never be seen on a disk\n"
 
 
@@ -222,10 +225,11 @@ def test_the_server_has_no_privileges_and_little_else(lab: ScratchLab) -> None:
     assert "NoNewPrivs:\t1" in status
     places = sorted(place for place, _ in processes.descriptors(lab.server).values())
     rest = [place for place in places if not place.startswith(("/dev/null", "pipe:"))]
-    assert len(rest) == 3
+    assert len(rest) == 4
     assert rest[0] == "/dev/fuse"
-    assert rest[1].startswith(str(lab.backing))
-    assert rest[2] == str(lab.log)
+    assert rest[1].startswith(str(lab.backing))  # through the page cache, and past it
+    assert rest[2] == rest[1]
+    assert rest[3] == str(lab.log)
 
 
 def test_a_server_that_is_killed_means_errors_and_no_hang(lab: ScratchLab) -> None:
@@ -340,3 +344,139 @@ def test_the_caller_keeps_no_key(lab: ScratchLab) -> None:
     key = image._cipher._key
     lab.mount(image)
     assert not any(key)
+
+
+# ---- the scratch that stays
+
+
+@pytest.fixture
+def persistent(lab: ScratchLab) -> Path:
+    """The place of a scratch that was made, and is not mounted."""
+    path = lab.base / "persistent"
+    PersistentImage.create(path, KEY, lab.size).close()
+    return path
+
+
+def test_a_persistent_scratch_is_there_again(lab: ScratchLab, persistent: Path) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    fill(upper)
+    before = snapshot(upper, times=True)
+    lab.stop()
+    assert not (persistent / "cisfs.journal").read_bytes().strip(b"\0")[64:]
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    assert_same(snapshot(upper, times=True), before)
+    with lab.unmounted() as device:
+        assert fsck(device) == ""
+
+
+def test_what_was_synced_survives_the_death_of_the_server(
+    lab: ScratchLab, persistent: Path
+) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    fill(upper)
+    before = snapshot(upper)
+    os.sync()
+    (upper / "database").write_bytes(noise(2 * MIB))
+    with (upper / "database").open("r+b", buffering=0) as file:
+        os.fsync(file.fileno())
+        for at in range(0, MIB, 50_000):
+            os.pwrite(file.fileno(), b"synced", at)
+            os.fdatasync(file.fileno())
+    lab.kill()
+    linux.umount(lab.mountpoint)
+    lab.wait_for_loops()
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    model = bytearray(noise(2 * MIB))
+    for at in range(0, MIB, 50_000):
+        model[at : at + 6] = b"synced"
+    assert (upper / "database").read_bytes() == model
+    (upper / "database").unlink()
+    assert_same(snapshot(upper), before)
+    with lab.unmounted() as device:
+        assert fsck(device) == ""
+
+
+def test_a_server_killed_in_the_middle_of_writing_leaves_a_whole_file_system(
+    lab: ScratchLab, persistent: Path
+) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    (upper / "kept").write_bytes(noise(MIB))
+    os.sync()
+    writer = processes.Child(lambda: _write_until_it_fails(upper))
+    wait_until(lambda: _space(persistent) > 8 * MIB, "it writes")
+    lab.kill()
+    assert writer.result() in (errno.EIO, errno.EROFS)
+    linux.umount(lab.mountpoint, linux.MNT_DETACH)
+    lab.wait_for_loops()
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    assert (upper / "kept").read_bytes() == noise(MIB)
+    with lab.unmounted() as device:
+        assert fsck(device) == ""
+
+
+def _write_until_it_fails(directory: Path) -> int:
+    number = 0
+    while True:
+        number += 1
+        try:
+            with (directory / f"file{number % 50}").open("wb") as file:
+                file.write(noise(300_000, number))
+                os.fsync(file.fileno())
+        except OSError as error:
+            return error.errno or 0
+
+
+def _space(vault: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in vault.iterdir())
+
+
+def test_a_signal_ends_a_persistent_scratch_in_good_order(
+    lab: ScratchLab, persistent: Path
+) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    (upper / "file").write_bytes(noise(MIB))
+    os.sync()
+    lab.kill(signal.SIGTERM)
+    linux.umount(lab.mountpoint, linux.MNT_DETACH)
+    lab.wait_for_loops()
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    assert (upper / "file").read_bytes() == noise(MIB)
+
+
+def test_a_persistent_scratch_is_for_one_at_a_time(lab: ScratchLab, persistent: Path) -> None:
+    lab.mount(PersistentImage.open(persistent, KEY))
+    with pytest.raises(BusyError):
+        PersistentImage.open(persistent, KEY)
+    lab.stop()
+    PersistentImage.open(persistent, KEY).close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "trimmed"])
+def test_what_is_deleted_takes_no_space_in_a_persistent_one(
+    lab: ScratchLab, persistent: Path, how: str
+) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    (upper / "kept").write_bytes(noise(MIB))
+    os.sync()
+    before = _space(persistent)
+    (upper / "large").write_bytes(noise(32 * MIB))
+    os.sync()
+    assert _space(persistent) >= before + 32 * MIB
+    (upper / "large").unlink()
+    os.sync()
+    if how == "trimmed":
+        subprocess.run(["fstrim", str(upper.parent)], check=True, timeout=60)
+    wait_until(
+        lambda: _space(persistent) < before + 4 * MIB, "the space is given back", patience=10
+    )
+    assert (upper / "kept").read_bytes() == noise(MIB)
+
+
+def test_nothing_that_is_written_is_in_the_vault(lab: ScratchLab, persistent: Path) -> None:
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    (upper / "a canary by name").write_bytes(CANARY * 5000)
+    lab.stop()
+    for path in persistent.iterdir():
+        stored = path.read_bytes()
+        assert b"canary" not in stored
+        assert b"lost+found" not in stored
