@@ -59,7 +59,7 @@ class BlockImage(Protocol):
         """Make what was written durable.  Raises OSError: ENOSYS if it is not meant to be."""
 
     def destroy(self) -> None:
-        """Forget the key: from now on reads fail, and what is written is dropped."""
+        """Forget the key: reads fail with ESHUTDOWN now, and what is written is dropped."""
 
     def close(self) -> None:
         """Let the image go, in good order."""
@@ -159,7 +159,7 @@ class EphemeralImage:
 
     def _alive(self) -> VersionedCipher:
         if self._cipher is None:
-            raise OSError(errno.EIO, "the scratch was destroyed")
+            raise OSError(errno.ESHUTDOWN, "the scratch was destroyed")
         return self._cipher
 
     # -- writing ---------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class PersistentImage:
         Raises IntegrityError, OSError.
         """
         if self._file is None:
-            raise OSError(errno.EIO, "the scratch was destroyed")
+            raise OSError(errno.ESHUTDOWN, "the scratch was destroyed")
         with _naming(self._vault.path):
             return self._file.read(offset, size)
 

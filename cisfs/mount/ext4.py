@@ -99,7 +99,9 @@ def mount(device: str, mountpoint: Path, *, durable: bool) -> None:
     try:
         configured.string("source", device)
         configured.flag("discard")
-        if not durable:
+        if durable:
+            configured.string("errors", "remount-ro")
+        else:
             configured.flag("nobarrier")
         mounted = configured.mount(read_only=False, attributes=newmount.ATTR_NOATIME)
     except OSError as error:

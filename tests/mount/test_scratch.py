@@ -285,7 +285,6 @@ def test_a_destroyed_scratch_is_read_no_more_and_can_be_unmounted(lab: ScratchLa
     fd = os.open(upper / "file", os.O_RDWR)
     assert lab.mounted is not None
     lab.mounted.destroy()
-    lab.expect("the scratch was destroyed")
     wait_until(lambda: _is_refused(fd), "the key is gone")
     assert os.pwrite(fd, noise(MIB), 0) == MIB
     os.fsync(fd)
@@ -362,7 +361,7 @@ def test_a_persistent_scratch_is_there_again(lab: ScratchLab, persistent: Path) 
     fill(upper)
     before = snapshot(upper, times=True)
     lab.stop()
-    assert not (persistent / "cisfs.journal").read_bytes().strip(b"\0")[64:]
+    assert not any(_journal_records(persistent))
     upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
     assert_same(snapshot(upper, times=True), before)
     with lab.unmounted() as device:
@@ -394,6 +393,19 @@ def test_what_was_synced_survives_the_death_of_the_server(
     assert_same(snapshot(upper), before)
     with lab.unmounted() as device:
         assert fsck(device) == ""
+
+
+def test_what_is_synced_is_off_the_journal(lab: ScratchLab, persistent: Path) -> None:
+    """Which says that the backing file was synced, too."""
+    upper = lab.mount(PersistentImage.open(persistent, KEY)) / "upper"
+    (upper / "file").write_bytes(noise(4 * MIB))
+    with (upper / "file").open("rb") as file:
+        os.fsync(file.fileno())
+    wait_until(lambda: not any(_journal_records(persistent)), "no record is held", patience=5)
+
+
+def _journal_records(vault: Path) -> bytes:
+    return (vault / "cisfs.journal").read_bytes()[64:]
 
 
 def test_a_server_killed_in_the_middle_of_writing_leaves_a_whole_file_system(

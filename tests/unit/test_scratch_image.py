@@ -407,7 +407,7 @@ def test_a_destroyed_image_is_read_no_more_and_takes_what_is_written(
     for block in (0, 100):
         with pytest.raises(OSError, match="destroyed") as caught:
             get(image, block, 1)
-        assert caught.value.errno == errno.EIO
+        assert caught.value.errno == errno.ESHUTDOWN
     put(image, 0, noise(BLOCK_SIZE, 2))
     image.discard(0, SIZE)
     image.destroy()

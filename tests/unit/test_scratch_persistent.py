@@ -121,7 +121,7 @@ def test_discarded_units_take_no_space(tmp_path: Path) -> None:
     model[10_000:910_000] = bytes(900_000)
     image.sync()
     assert image.read(0, 1 << 20) == model
-    assert stored(tmp_path).stat().st_blocks * 512 <= before - 800_000
+    assert stored(tmp_path).stat().st_blocks * 512 <= before - 750_000
     put(image, 500_000, b"again")
     model[500_000:500_005] = b"again"
     image.close()
@@ -149,7 +149,7 @@ def test_a_destroyed_one_stays_on_the_disk(tmp_path: Path) -> None:
     image.destroy()
     with pytest.raises(OSError, match="destroyed") as caught:
         image.read(0, 4)
-    assert caught.value.errno == errno.EIO
+    assert caught.value.errno == errno.ESHUTDOWN
     put(image, 0, b"lost")
     image.discard(0, SIZE)
     image.sync()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from cisfs.crypto.units import UnitCipher
+from cisfs.crypto.units import UnitCipher, VersionedCipher
 from tests.unit.vaults import same
 from tests.vectors import published, reference_xts
 
@@ -87,3 +88,21 @@ def test_two_updates_of_one_context_restart_the_tweak() -> None:
     pieces = context.update(plain[:32]) + context.update(plain[32:])
     assert pieces != encrypted(KEY, 0, plain)
     assert pieces[:32] == pieces[32:]
+
+
+def test_the_version_of_a_unit_is_the_upper_half_of_its_tweak() -> None:
+    key, plain = bytes(range(96)), bytes(range(256)) * 16
+    cipher = VersionedCipher(bytearray(key))
+    out = bytearray(len(plain))
+    cipher.encrypt_into(5, plain, out, 7)
+    assert out == reference_xts.encrypt(key[:64], 5 | 7 << 64, plain)
+    cipher.decrypt_into(5, bytes(out), out, 7)
+    assert out == plain
+
+
+def test_the_tag_of_a_unit_speaks_of_its_number_and_version() -> None:
+    key, data = bytes(range(96)), b"ciphertext"
+    cipher = VersionedCipher(bytearray(key))
+    context = (5).to_bytes(8, "little") + (7).to_bytes(8, "little")
+    assert cipher.tag(5, 7, data) == blake3(data + context, key=key[64:]).digest(16)
+    assert len({cipher.tag(*each, data) for each in [(5, 7), (5, 8), (6, 7), (7, 5)]}) == 4
