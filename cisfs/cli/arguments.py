@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take: sizes.
+"""Kinds of arguments that several commands take: sizes, durations.
 
 Pure functions for argparse, which makes wrong use of their ArgumentTypeError.  Knows no command.
 Safe anywhere.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_DURATION = 3650 * 86_400
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -26,6 +28,18 @@ def unit_size(text: str) -> int:
     if not 4096 <= wanted <= 1024 * 1024 or wanted & (wanted - 1):
         raise argparse.ArgumentTypeError(f"{text} is not a power of two from 4K to 1M")
     return wanted
+
+
+def duration(text: str) -> int | None:
+    """Parse a time such as "30s", "15m", "1h" or "2d" into seconds; "none" is None."""
+    if text == "none":
+        return None
+    digits, factor = text[:-1], _SECONDS.get(text[-1:])
+    if factor is None or not digits.isascii() or not digits.isdigit() or len(digits) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 15m, 1h, 2d or none")
+    if not 0 < int(digits) * factor <= MAX_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time from 1s to 3650d")
+    return int(digits) * factor
 
 
 def workers(text: str) -> int:

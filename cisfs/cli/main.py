@@ -17,7 +17,17 @@ from types import ModuleType
 from cisfs import __version__
 from cisfs.errors import CisfsError, EngineError
 
-COMMANDS = ("init", "mount", "umount", "seal", "run", "inspect", "verify")
+COMMANDS = (
+    "init",
+    "mount",
+    "umount",
+    "seal",
+    "run",
+    "unlock",
+    "lock",
+    "inspect",
+    "verify",
+)
 _INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
 _NOBODY_READS = 141  # the same of SIGPIPE
 _DESCRIPTION = (

@@ -95,7 +95,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Mount; return 0, or with --foreground the server's exit code."""
-    from cisfs.keys.credentials import from_options
+    from cisfs.layer import unlocked
     from cisfs.layer.opening import open_layer
     from cisfs.layer.sealed import SealedLayer
     from cisfs.mount import server
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     server.check(args.source, args.mountpoint)
     layer = open_layer(
         args.source,
-        lambda: from_options(args, purpose=f"passphrase for {args.source}"),
+        lambda: unlocked.opener(args.source, args),
         read_only=args.read_only,
     )
     running = server.start(layer, args.mountpoint, options)

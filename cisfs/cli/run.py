@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 HELP = "run a command in a container over encrypted layers"
@@ -18,8 +18,8 @@ LAYER is a vault or a sealed layer.  They are mounted read-only where only the c
 them, one over the other, the first --layer on top and DIR at the bottom.  What the container writes
 is kept in memory and is gone at its end; neither DIR nor a layer is ever changed.
 
-All layers are opened with the one key given.  The container has no network but its own loopback
-interface, and runc must be installed.  Needs root.
+A layer that "cisfs unlock" unlocked needs no key; all others are opened with the one given.  The
+container has no network but its own loopback interface, and runc must be installed.  Needs root.
 
 Ctrl-C, SIGTERM, SIGHUP and SIGQUIT go to the command; they end it even when it does not handle
 them, and three within three seconds kill it whatever it does.
@@ -111,6 +111,7 @@ def _run(args: argparse.Namespace) -> int:
         terminal=args.tty,
     )
 
+    from cisfs.layer import unlocked
     from cisfs.layer.opening import Layer, open_layer
     from cisfs.runtime import embedded
 
@@ -121,7 +122,9 @@ def _run(args: argparse.Namespace) -> int:
         purpose = "passphrase for " + ", ".join(map(str, args.layers))
         key = cache(lambda: from_options(args, purpose=purpose))
         try:
-            layers.extend(open_layer(path, key, read_only=True) for path in wanted.layers)
+            for path in wanted.layers:
+                opener = partial(unlocked.opener, path, args, key)
+                layers.append(open_layer(path, opener, read_only=True))
         except BaseException:
             for layer in layers:
                 layer.close()

@@ -52,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify; return 0 or DamageFound's exit code, everything having been said."""
     from cisfs.errors import DamageFound, UsageError
-    from cisfs.keys.credentials import from_options
+    from cisfs.layer import unlocked
     from cisfs.layer.opening import is_sealed, open_layer
 
     if args.salvage and is_sealed(args.layer):
         raise UsageError(f"{args.layer} is a sealed layer, and those are never mended")
     layer = open_layer(
         args.layer,
-        lambda: from_options(args, purpose=f"passphrase for {args.layer}"),
+        lambda: unlocked.opener(args.layer, args),
         read_only=not args.salvage,
     )
     try:

@@ -1,7 +1,8 @@
 """Where a passphrase or key comes from: a file, a command, the environment's file name, a terminal.
 
-Never from argv or an environment variable's value.  Does not know what a credential opens
-(`cisfs.keys.slots`).  Reads each source once, when asked; not for several threads at a time.
+Never from argv or an environment variable's value.  Does not know what was unlocked before
+(`cisfs.layer.unlocked`) nor what a credential opens (`cisfs.keys.slots`).  Reads each source once,
+when asked; not for several threads at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NoKeyError, UsageError
 
 KEY_SIZE = 32  # bytes in a key file
@@ -37,7 +39,15 @@ class RawKey:
     secret: bytes = field(repr=False)
 
 
-Credential = Passphrase | RawKey
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """A layer's master key itself, unwrapped before and kept in memory since."""
+
+    secret: SecretKey
+
+
+Credential = Passphrase | RawKey  # what a key slot is made for
+Opener = Credential | MasterKey  # what opens a layer
 
 
 def add_key_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +76,12 @@ def add_key_options(parser: argparse.ArgumentParser) -> None:
         help=f"use the {KEY_SIZE} random bytes in FILE; make one with: "
         f"(umask 077; head -c {KEY_SIZE} /dev/urandom > FILE)",
     )
+
+
+def is_named(args: argparse.Namespace) -> bool:
+    """Tell whether an option in `args` or the environment names a credential."""
+    given = (args.key_file, args.passphrase_command, args.passphrase_file)
+    return any(each is not None for each in given) or bool(os.environ.get(FILE_VARIABLE))
 
 
 def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = False) -> Credential:

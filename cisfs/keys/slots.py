@@ -9,15 +9,22 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cisfs.crypto.keys import KEY_SIZE, LABEL_KEY_FILE_SLOT, SecretKey, derive
-from cisfs.errors import FormatError, NoMemoryError, WrongKeyError
+from cisfs.errors import (
+    CisfsError,
+    FormatError,
+    IntegrityError,
+    NoMemoryError,
+    WrongKeyError,
+)
 from cisfs.format.config import SlotFields, b64, from_b64
-from cisfs.keys.credentials import Credential, Passphrase
+from cisfs.keys.credentials import Credential, MasterKey, Opener, Passphrase
 
 TYPE_PASSPHRASE = "passphrase"  # noqa: S105 - a type of slot, not a secret
 TYPE_KEY_FILE = "key-file"
@@ -56,11 +63,15 @@ def new_slot(master: SecretKey, credential: Credential, vault_id: bytes) -> Slot
     return {**fields, "wrapped": b64(nonce + wrapped)}
 
 
-def open_slots(slots: Iterable[SlotFields], credential: Credential, vault_id: bytes) -> SecretKey:
-    """Return the master key from the first slot that the credential opens.
+def open_slots(slots: Iterable[SlotFields], opener: Opener, vault_id: bytes) -> SecretKey:
+    """Return the master key from the first slot that the credential opens, or the one offered.
 
-    Raises WrongKeyError if there is none; the message says what kinds of key would.
+    The latter is not checked here: see whether it authenticates the header (`unauthentic`).  Raises
+    WrongKeyError if no slot opens; the message says what kinds of key would.
     """
+    if isinstance(opener, MasterKey):
+        return opener.secret
+    credential = opener
     wanted = TYPE_PASSPHRASE if isinstance(credential, Passphrase) else TYPE_KEY_FILE
     kinds = []
     for slot in slots:
@@ -74,6 +85,19 @@ def open_slots(slots: Iterable[SlotFields], credential: Credential, vault_id: by
     if wanted in kinds:
         raise WrongKeyError(f"wrong {wanted.replace('-', ' ')}")
     raise WrongKeyError(f"no key slot takes a {wanted}; the slots here take: {', '.join(kinds)}")
+
+
+def unauthentic(opener: Opener, path: Path, altered: str) -> CisfsError:
+    """Return what to raise when what is stored at `path` is not authentic under the master key.
+
+    A master key out of a slot is the right one, so something was `altered`.  One that was kept
+    since it was unlocked may be that of an earlier layer with the same id.
+    """
+    if isinstance(opener, MasterKey):
+        return WrongKeyError(
+            f"the unlocked key of {path} is stale; unlock it again with: cisfs unlock {path}"
+        )
+    return IntegrityError(altered)
 
 
 def describe_slots(slots: Iterable[SlotFields]) -> list[dict[str, str | int]]:

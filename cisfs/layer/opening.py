@@ -11,9 +11,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NotAVaultError
 from cisfs.format.sealed import MAGIC
-from cisfs.keys.credentials import Credential
+from cisfs.keys.credentials import Opener
 from cisfs.layer import sealed, vault
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.vault import Vault
@@ -41,7 +42,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def open_layer(
-    path: Path, credential: Credential | Callable[[], Credential], *, read_only: bool = True
+    path: Path, credential: Opener | Callable[[], Opener], *, read_only: bool = True
 ) -> Layer:
     """Open the vault or sealed layer at `path`; see the `open` of each for what it raises.
 
@@ -59,6 +60,25 @@ def describe(path: Path) -> dict[str, object]:
         return sealed.describe(path)
     _check_directory(path)
     return vault.describe(path)
+
+
+def key_id(path: Path) -> str:
+    """Return what the key of the layer at `path` is known by, its id in hex, without the key.
+
+    Nothing is authenticated.  Raises as `describe` does.
+    """
+    if is_sealed(path):
+        return sealed.identifier(path).hex()
+    _check_directory(path)
+    return vault.identifier(path).hex()
+
+
+def master_key(path: Path, opener: Opener) -> SecretKey:
+    """Return the master key of the layer at `path`; see `master_key` of each for what it raises."""
+    if is_sealed(path):
+        return sealed.master_key(path, opener)
+    _check_directory(path)
+    return vault.master_key(path, opener)
 
 
 def _check_directory(path: Path) -> None:

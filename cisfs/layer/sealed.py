@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from cisfs.crypto.hashes import unit_hash
-from cisfs.crypto.keys import LayerKeys
+from cisfs.crypto.keys import LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
 from cisfs.errors import (
     BusyError,
@@ -38,8 +38,8 @@ from cisfs.format.sealed_geometry import (
     SLOTS_OFFSET,
     SLOTS_SIZE,
 )
-from cisfs.keys.credentials import Credential
-from cisfs.keys.slots import describe_slots, open_slots
+from cisfs.keys.credentials import Opener
+from cisfs.keys.slots import describe_slots, open_slots, unauthentic
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.units import Buffers
 
@@ -53,14 +53,7 @@ def describe(path: Path) -> dict[str, object]:
 
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
-    fd = _open_file(path)
-    try:
-        with _naming(path):
-            header = _read_header(fd)
-            slots = _read_slots(fd)
-            _check_size(fd, header)
-    finally:
-        os.close(fd)
+    header, slots = _stored(path)
     return {
         "type": "sealed layer",
         "path": str(path),
@@ -77,6 +70,26 @@ def describe(path: Path) -> dict[str, object]:
     }
 
 
+def identifier(path: Path) -> bytes:
+    """Return the 16-byte id of the layer at `path`; nothing is authenticated.
+
+    Raises as `describe` does.
+    """
+    return _stored(path)[0].layer_id
+
+
+def master_key(path: Path, opener: Opener) -> SecretKey:
+    """Return the layer key of the layer at `path`.  Raises as `SealedLayer.open` does.
+
+    Opened layers do not hold it: their workers have no use for it.
+    """
+    header, slots = _stored(path)
+    with _naming(path):
+        master = open_slots(slots, opener, header.layer_id)
+        _authentic_keys(path, header, master, opener)
+    return master
+
+
 class SealedLayer:
     """An opened layer: its header, its keys, its descriptor with the lock."""
 
@@ -90,7 +103,7 @@ class SealedLayer:
         self._keys = keys
 
     @classmethod
-    def open(cls, path: Path, credential: Credential | Callable[[], Credential]) -> Self:
+    def open(cls, path: Path, credential: Opener | Callable[[], Opener]) -> Self:
         """Open the layer at `path`, locked against changes; of the image nothing is read yet.
 
         `credential` may be a function, called only when the layer is there and as it should be.
@@ -106,7 +119,8 @@ class SealedLayer:
                 _check_size(fd, header)
             offered = credential() if callable(credential) else credential
             with _naming(path):
-                keys = _unlock(header, slots, offered)
+                master = open_slots(slots, offered, header.layer_id)
+                keys = _authentic_keys(path, header, master, offered)
         except BaseException:
             os.close(fd)
             raise
@@ -306,6 +320,17 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}; fetch it again or restore it from a backup") from None
 
 
+def _stored(path: Path) -> tuple[LayerHeader, tuple[SlotFields, ...]]:
+    fd = _open_file(path)
+    try:
+        with _naming(path):
+            header, slots = _read_header(fd), _read_slots(fd)
+            _check_size(fd, header)
+    finally:
+        os.close(fd)
+    return header, slots
+
+
 def _read_header(fd: int) -> LayerHeader:
     return LayerHeader.parse(os.pread(fd, HEADER_SIZE, 0))
 
@@ -334,11 +359,11 @@ def _check_size(fd: int, header: LayerHeader) -> None:
         raise FormatError(f"{stored - right} bytes were appended to it")
 
 
-def _unlock(
-    header: LayerHeader, slots: tuple[SlotFields, ...], credential: Credential
+def _authentic_keys(
+    path: Path, header: LayerHeader, master: SecretKey, opener: Opener
 ) -> LayerKeys:
-    """Return the keys; raises WrongKeyError, FormatError for a damaged slot, IntegrityError."""
-    keys = LayerKeys.derive(open_slots(slots, credential, header.layer_id), header.layer_id)
+    """Return the keys made of the one that `opener` gave, under which the header is authentic."""
+    keys = LayerKeys.derive(master, header.layer_id)
     if not compare_digest(hmac_digest(keys.header_mac, header.body(), "sha256"), header.mac):
-        raise IntegrityError("its header was altered by someone without the key")
+        raise unauthentic(opener, path, "its header was altered by someone without the key")
     return keys

@@ -23,7 +23,6 @@ from cisfs.crypto.names import NameCipher
 from cisfs.errors import (
     BusyError,
     FormatError,
-    IntegrityError,
     NotAVaultError,
     UnsupportedVersionError,
     UsageError,
@@ -32,8 +31,8 @@ from cisfs.format import config as form
 from cisfs.format.config import VaultConfig
 from cisfs.format.geometry import Geometry
 from cisfs.format.names import VAULT_FILE
-from cisfs.keys.credentials import Credential
-from cisfs.keys.slots import describe_slots, new_slot, open_slots
+from cisfs.keys.credentials import Credential, Opener
+from cisfs.keys.slots import describe_slots, new_slot, open_slots, unauthentic
 from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
@@ -72,11 +71,7 @@ def describe(path: Path) -> dict[str, object]:
 
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
-    fd = _open_directory(path)
-    try:
-        config = _read_config(fd, path)
-    finally:
-        os.close(fd)
+    config = _stored_config(path)
     return {
         "type": "vault",
         "path": str(path),
@@ -88,6 +83,22 @@ def describe(path: Path) -> dict[str, object]:
         "unit_size": config.unit_size,
         "slots": describe_slots(config.slots),
     }
+
+
+def identifier(path: Path) -> bytes:
+    """Return the 16-byte id of the vault at `path`; nothing is authenticated.
+
+    Raises as `describe` does.
+    """
+    return _stored_config(path).vault_id
+
+
+def master_key(path: Path, opener: Opener) -> SecretKey:
+    """Return the master key of the vault at `path`, which may be mounted meanwhile.
+
+    Raises as `Vault.open` does, but never BusyError.
+    """
+    return _authentic_keys(path, _stored_config(path), opener).master
 
 
 class Vault:
@@ -104,7 +115,7 @@ class Vault:
     def open(
         cls,
         path: Path,
-        credential: Credential | Callable[[], Credential],
+        credential: Opener | Callable[[], Opener],
         *,
         read_only: bool = False,
     ) -> Self:
@@ -126,17 +137,8 @@ class Vault:
             raise
         return vault
 
-    def _unlock(self, credential: Credential) -> None:
-        try:
-            master = open_slots(self.config.slots, credential, self.config.vault_id)
-        except FormatError as error:
-            raise FormatError(f"{self.path}/vault.json is damaged: {error}") from None
-        self.keys = VaultKeys.derive(master, self.config.vault_id)
-        if not compare_digest(_authenticate(self.config, self.keys).mac, self.config.mac):
-            raise IntegrityError(
-                f"{self.path}/vault.json was altered by someone without the key; "
-                "restore it from a backup"
-            )
+    def _unlock(self, opener: Opener) -> None:
+        self.keys = _authentic_keys(self.path, self.config, opener)
         try:
             self.root_id = read_id(self.fd, heal=False)
         except FormatError as error:
@@ -173,6 +175,29 @@ class Vault:
     def abandon(self) -> None:
         """Close this process's copy of a vault that a forked process serves on."""
         os.close(self.fd)
+
+
+def _authentic_keys(path: Path, config: VaultConfig, opener: Opener) -> VaultKeys:
+    """Return the keys that `opener` gives, under which the config is authentic."""
+    try:
+        master = open_slots(config.slots, opener, config.vault_id)
+    except FormatError as error:
+        raise FormatError(f"{path}/vault.json is damaged: {error}") from None
+    keys = VaultKeys.derive(master, config.vault_id)
+    if not compare_digest(_authenticate(config, keys).mac, config.mac):
+        altered = (
+            f"{path}/vault.json was altered by someone without the key; restore it from a backup"
+        )
+        raise unauthentic(opener, path, altered)
+    return keys
+
+
+def _stored_config(path: Path) -> VaultConfig:
+    fd = _open_directory(path)
+    try:
+        return _read_config(fd, path)
+    finally:
+        os.close(fd)
 
 
 def _open_directory(path: Path) -> int:

@@ -1,0 +1,67 @@
+"""`cisfs unlock`: keep the key of a layer in the kernel's keyring, for containers to come.
+
+Parses, asks for the key, calls `cisfs.layer` and `cisfs.keys.keyring`.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from cisfs.cli.arguments import duration
+
+HELP = "let containers open a vault or sealed layer for a while"
+
+DEFAULT_TIMEOUT = "1h"
+
+_EPILOG = """\
+LAYER is a path, or the name of a layer in /var/lib/cisfs/layers.
+
+Its key is kept in the kernel's keyring, in memory that is never swapped out, until "cisfs lock",
+the timeout or a restart of the machine.  Meanwhile whatever the same user starts opens the layer
+without a key: "cisfs mount", "cisfs run", and containers of engines whose runtime is cisfs-runtime,
+for which root has to unlock it.  What is running stays when the key goes.
+
+examples:
+  cisfs unlock private.cis
+  cisfs unlock --timeout none --key-file /etc/keys/private.key /var/lib/cisfs/layers/private.cis
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.keys.credentials import add_key_options
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("layer", metavar="LAYER", help="the vault or sealed layer")
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=duration,
+        default=DEFAULT_TIMEOUT,
+        help=f"forget the key after 30s, 15m, 1h, 2d ..., or none (default: {DEFAULT_TIMEOUT})",
+    )
+    add_key_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Unlock; return 0."""
+    from cisfs.keys import keyring
+    from cisfs.keys.credentials import from_options
+    from cisfs.layer import opening, store
+
+    path = store.resolve_from_here(args.layer)
+    name = opening.key_id(path)
+    credential = from_options(args, purpose=f"passphrase for {path}")
+    keyring.store(name, opening.master_key(path, credential), args.timeout)
+    print(_until(args.timeout))
+    return 0
+
+
+def _until(seconds: int | None) -> str:
+    if seconds is None:
+        return "unlocked until the machine restarts"
+    end = time.localtime(time.time() + seconds)
+    today = end[:3] == time.localtime()[:3]
+    return "unlocked until " + time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", end)
