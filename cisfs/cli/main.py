@@ -25,6 +25,7 @@ COMMANDS = (
     "run",
     "unlock",
     "lock",
+    "runtime",
     "inspect",
     "verify",
 )
