@@ -28,6 +28,7 @@ COMMANDS = (
     "runtime",
     "inspect",
     "verify",
+    "doctor",
 )
 _INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
 _NOBODY_READS = 141  # the same of SIGPIPE
