@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cisfs.errors import CisfsError
-from cisfs.mount import process
+from cisfs.mount import process, syscalls
 
 TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOUNTED = b"mounted"
@@ -28,7 +28,8 @@ class MountOptions:
     """How to mount.
 
     `detach`: outlive the caller.  `foreground`, or not `detach`: log to stderr, else to syslog;
-    `log_file` is for those who would rather have a file.
+    `log_file` is for those who would rather have a file.  `home`: see below; a server that has one
+    is found by no record.
 
     For sealed layers: `workers` (default: one for each processor), the `worker_patience` in seconds
     after which one that does not answer is replaced, and `loop_device`: mount through one even
@@ -83,6 +84,15 @@ def tell(report: int | None, message: bytes) -> None:
     if report is not None:
         with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
             os.write(report, message)
+
+
+def go_home(options: MountOptions) -> None:
+    """Leave the mount namespace that was mounted in, if the options say where to.
+
+    It and its mounts then end with those who use them, and so does the server.  Raises OSError.
+    """
+    if options.home is not None:
+        syscalls.enter_namespace(options.home, syscalls.CLONE_NEWNS)
 
 
 def settle(options: MountOptions, parent: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # enum fsconfig_command
-_ATTR_RDONLY, ATTR_NOATIME = 1, 16
+ATTR_RDONLY, ATTR_NOATIME = 1, 16
 _AT_FDCWD = -100
 _FROM_EMPTY_PATH = 4
 
@@ -45,7 +45,7 @@ class Configured:
         """
         if read_only:
             self.flag("ro")
-            attributes |= _ATTR_RDONLY
+            attributes |= ATTR_RDONLY
         try:
             _call(_FSCONFIG, self._fd, _CREATE, None, None, 0)
         except OSError as error:

@@ -49,9 +49,13 @@ class Scratch(Server):
             if code is None:
                 os.kill(self.pid, number)
                 code = self.exit_code(_LAST_WAIT)
-        loopdevice.restore(loopdevice.device_name(os.stat(self.loop).st_rdev))
+        self.leave_loop()
         if code:
             raise MountError(f"the server of the scratch {self.mountpoint} {ending(code)}")
+
+    def leave_loop(self) -> None:
+        """Leave the loop device as it was found, after the server's end; `stop` does it, too."""
+        loopdevice.restore(loopdevice.device_name(os.stat(self.loop).st_rdev))
 
     def _unmount(self) -> bool:
         """Unmount; False if it is still in use somewhere, and only written back."""

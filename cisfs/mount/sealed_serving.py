@@ -25,7 +25,7 @@ from setproctitle import setproctitle
 
 from cisfs.errors import MountError
 from cisfs.mount import erofs, fusermount, points, process, records, unmount
-from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, Assignment, live, settle, tell
+from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, Assignment, go_home, live, settle, tell
 from cisfs.mount.image import ImageServer, Shape
 from cisfs.mount.watch import Watch
 from cisfs.mount.workers import Crew
@@ -50,6 +50,7 @@ def serve(layer: SealedLayer, assignment: Assignment) -> int:
     supervisor = _Supervisor(layer, assignment)
     try:
         supervisor.mount()
+        go_home(assignment.options)
         tell(assignment.report, MOUNTED)
         os.close(assignment.report)
         supervisor.watch()
@@ -91,7 +92,7 @@ class _Supervisor:
     def _is_recorded(self) -> bool:
         """Whether it is for users to unmount: a container's layers are for nobody else to find."""
         options = self._assignment.options
-        return options.detach or options.foreground
+        return options.home is None and (options.detach or options.foreground)
 
     def _mount_file_system(self) -> None:
         size, mtime = self._size_and_time()
@@ -174,6 +175,7 @@ class _Supervisor:
     def _work(self, shape: Shape, seat: Seat, supervisor: int) -> None:
         """A worker's life."""
         _be_called("worker", self._assignment.source)
+        go_home(self._assignment.options)
         process.keep_descriptors({self._device, self._layer.fd, self._watch.fd})
         reader = self._layer.reader(before_waiting=self._watch.pass_on)
         process.lock_memory()

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from cisfs.layer.opening import Layer
 
-__all__ = ["IMAGE_NAME", "MountOptions", "Server", "check", "start"]
+__all__ = [
+    "IMAGE_NAME",
+    "Launched",
+    "MountOptions",
+    "Server",
+    "check",
+    "error_class",
+    "launch",
+    "start",
+]
 
 _READ_AHEAD_KIB = 1024
 _POLL = 0.01
@@ -101,6 +110,14 @@ def start(layer: Layer, mountpoint: Path, options: MountOptions) -> Server:
     This process's copy of the layer is of no more use then: call `layer.abandon()`.  Raises
     MountError, NoFuseError, OSError, or what opening the tree raised.
     """
+    return launch(layer, mountpoint, options).mounted()
+
+
+def launch(layer: Layer, mountpoint: Path, options: MountOptions) -> Launched:
+    """Do the first half of `start`: several servers may be on their way to their mounts at once.
+
+    Raises MountError, NoFuseError, OSError.
+    """
     check(layer.path, mountpoint)
     source, mountpoint = points.resolved(layer.path), points.resolved(mountpoint)
     receive, send = os.pipe()
@@ -110,16 +127,28 @@ def start(layer: Layer, mountpoint: Path, options: MountOptions) -> Server:
         os.close(receive)
         live(lambda: _serve(layer, assignment), assignment.report)
     os.close(send)
-    server = Server(pid, mountpoint)
-    with os.fdopen(receive, "rb") as reports:
-        _await_mounted(server, reports.read)
-    entry = points.mounted_at(mountpoint)
-    if entry is None or entry.fstype not in (points.FSTYPE, points.EROFS):
-        server.stop()
-        raise MountError(f"the server mounted, but nothing shows at {mountpoint}")
-    if entry.fstype == points.FSTYPE:
-        points.set_read_ahead(entry, _READ_AHEAD_KIB)
-    return server
+    return Launched(Server(pid, mountpoint), receive)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A server process that may not have mounted yet; call `mounted`, once."""
+
+    server: Server
+    report: int
+
+    def mounted(self) -> Server:
+        """Wait until it has.  Raises what `start` raises."""
+        with os.fdopen(self.report, "rb") as reports:
+            _await_mounted(self.server, reports.read)
+        mountpoint = self.server.mountpoint
+        entry = points.mounted_at(mountpoint)
+        if entry is None or entry.fstype not in (points.FSTYPE, points.EROFS):
+            self.server.stop()
+            raise MountError(f"the server mounted, but nothing shows at {mountpoint}")
+        if entry.fstype == points.FSTYPE:
+            points.set_read_ahead(entry, _READ_AHEAD_KIB)
+        return self.server
 
 
 def _serve(layer: Layer, assignment: Assignment) -> int:
@@ -156,10 +185,10 @@ def _await_mounted(server: Server, read_report: Callable[[], bytes]) -> None:
     number, _, message = report.decode(errors="replace").partition("\n")
     if not report:
         raise MountError(f"the server process {ending(code or 0)} before it had mounted")
-    raise _error_class(int(number))(message)
+    raise error_class(int(number))(message)
 
 
-def _error_class(exit_code: int) -> type[CisfsError]:
+def error_class(exit_code: int) -> type[CisfsError]:
     """Return the class of `cisfs.errors` that ends a command with `exit_code`."""
     classes: list[type[CisfsError]] = [CisfsError]
     for found in classes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
 from cisfs.mount import libfuse, points, unmount
-from cisfs.mount.assignment import MOUNTED, TERMINATION, Assignment, live, settle, tell
+from cisfs.mount.assignment import MOUNTED, TERMINATION, Assignment, go_home, live, settle, tell
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _session(tree: VaultTree, assignment: Assignment) -> bool:
     try:
         entry = points.mounted_at(mountpoint)
         departure.device = entry.device if entry is not None else ""
+        go_home(options)
         tell(assignment.report, MOUNTED)
         os.close(assignment.report)
         return _answered(session)
