@@ -26,6 +26,11 @@ _LIBARCHIVE = b"LIBARCHIVE.xattr."
 _TEXT_ACL = b"SCHILY.acl."
 
 _ACCESS_ACL, _DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
+# Of overlayfs's own, those by which a layer says something of the ones below it; the others are
+# about the very upper directory that they are found in.
+_OVERLAY = b"trusted.overlay."
+_OF_LAYERS = frozenset({b"trusted.overlay.opaque", b"trusted.overlay.redirect"})
+_METADATA_ONLY = b"trusted.overlay.metacopy"
 _CAPABILITY = b"security.capability"
 # include/uapi/linux/capability.h: (VFS_CAP_REVISION_2 or _3, size); the flags are the low byte
 _CAPABILITIES = {(2, 20), (3, 24)}
@@ -64,6 +69,8 @@ def proper(mode: int, xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     Raises FormatError for what it could not read back: too much, or capabilities and ACLs that are
     none, which would end the making of the image without a word of the file.
     """
+    if _METADATA_ONLY in xattrs:
+        raise FormatError("is an overlay's copy of attributes, without the content of the file")
     kept = {name: value for name, value in xattrs.items() if _may_have(mode, name)}
     for name, value in kept.items():
         if len(name) > _NAME_MAX or len(value) > _VALUE_MAX or b"\0" in name:
@@ -83,6 +90,8 @@ def _may_have(mode: int, name: bytes) -> bool:
         return not stat.S_ISLNK(mode)
     if name == _DEFAULT_ACL:
         return stat.S_ISDIR(mode)
+    if name.startswith(_OVERLAY):
+        return name in _OF_LAYERS
     return name.startswith((b"trusted.", b"security."))
 
 

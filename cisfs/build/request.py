@@ -75,7 +75,7 @@ def check(
     force: bool,
 ) -> Request:
     """Return the request.  Raises UsageError or NoFuseError for what cannot be sealed, OSError."""
-    target = _output(output, force)
+    target = check_output(output, force=force)
     origin, kind = _source(source)
     if origin is not None:
         _keep_apart(origin, target)
@@ -96,8 +96,8 @@ def check(
     )
 
 
-def _output(path: Path, force: bool) -> Path:
-    """Return where the layer is to be, free of symlinks on the way."""
+def check_output(path: Path, *, force: bool) -> Path:
+    """Return where the layer is to be, free of symlinks on the way.  Raises UsageError."""
     if path.is_dir():
         raise UsageError(f"{path} is a directory: name the layer to make in it")
     parent = points.resolved(path.parent)

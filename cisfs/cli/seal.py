@@ -141,9 +141,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from cisfs.build import request
-    from cisfs.build.progress import Progress
-    from cisfs.build.seal import seal
-    from cisfs.errors import CisfsError
     from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
 
     wanted = request.check(
@@ -158,6 +155,21 @@ def _run(args: argparse.Namespace) -> int:
     )
     _check_standard_input(args)
     credential, vault_credential = _credentials(args, wanted)
+    seal_and_report(args, wanted, credential, vault_credential)
+    return 0
+
+
+def seal_and_report(
+    args: argparse.Namespace, wanted: Request, credential: Credential, vault_credential: Credential
+) -> None:
+    """Seal, and say what was made as `args.json` and `args.quiet` have it.
+
+    Raises what `cisfs.build.seal.seal` raises.
+    """
+    from cisfs.build.progress import Progress
+    from cisfs.build.seal import seal
+    from cisfs.errors import CisfsError
+
     watched = sys.stderr.isatty() and not (args.json or args.quiet)
     try:
         sealed = seal(
@@ -171,7 +183,6 @@ def _run(args: argparse.Namespace) -> int:
             ) from error
         raise
     _report(args, wanted, sealed)
-    return 0
 
 
 def _check_standard_input(args: argparse.Namespace) -> None:
