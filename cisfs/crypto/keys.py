@@ -29,6 +29,7 @@ LABEL_FILE = b"cisfs v1 file"
 LABEL_KEY_FILE_SLOT = b"cisfs v1 key-file slot"
 LABEL_LAYER_HEADER = b"cisfs v1 layer header"
 LABEL_LAYER_UNITS = b"cisfs v1 layer units"
+LABEL_SCRATCH = b"cisfs v1 scratch"
 
 
 class SecretKey:
@@ -106,17 +107,24 @@ def file_keys(master: SecretKey, file_id: bytes, header_fields: bytes) -> tuple[
     return okm[:64], okm[64:]
 
 
+def scratch_key(master: SecretKey, owner_id: bytes) -> SecretKey:
+    """Return the key-file key of scratches that belong to the vault or layer `owner_id`."""
+    return SecretKey(derive(master, owner_id, LABEL_SCRATCH, KEY_SIZE))
+
+
 @dataclass(frozen=True, slots=True)
 class LayerKeys:
     """The keys of one sealed layer, derived from its layer key and its 16-byte layer id."""
 
+    scratch: SecretKey  # opens persistent scratches made for the layer's containers
     header_mac: bytes = field(repr=False)  # 32 bytes, HMAC-SHA-256
     units: bytes = field(repr=False)  # 64 bytes, AES-256-XTS
 
     @classmethod
     def derive(cls, master: SecretKey, layer_id: bytes) -> LayerKeys:
-        """Derive both; `master` is the layer key, drawn afresh for each layer."""
+        """Derive them; `master` is the layer key, drawn afresh for each layer."""
         return cls(
+            scratch=scratch_key(master, layer_id),
             header_mac=derive(master, layer_id, LABEL_LAYER_HEADER, 32),
             units=derive(master, layer_id, LABEL_LAYER_UNITS, 64),
         )

@@ -18,7 +18,7 @@ from typing import Self
 
 from cisfs.errors import FormatError, IntegrityError
 from cisfs.format.scratch_geometry import whole_units
-from cisfs.keys.credentials import Credential
+from cisfs.keys.credentials import Credential, Opener
 from cisfs.layer import vault as vaults
 from cisfs.layer.directory import READ_WRITE_FLAGS, sync_id
 from cisfs.layer.file import EncryptedFile
@@ -63,7 +63,7 @@ class PersistentImage:
         return cls(vault, file)
 
     @classmethod
-    def open(cls, path: Path, credential: Credential) -> Self:
+    def open(cls, path: Path, credential: Opener) -> Self:
         """Open the image at `path`; what a crash left in flight is mended.
 
         Raises BusyError if it is in use, and what `Vault.open` and `EncryptedFile.open` raise.

@@ -131,6 +131,10 @@ class SealedLayer:
         """Bytes in the image."""
         return self.header.image_size
 
+    def scratch_key(self) -> SecretKey:
+        """Return the key of persistent scratches made for this layer's containers."""
+        return self._keys.scratch
+
     def reader(
         self,
         *,

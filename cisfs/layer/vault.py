@@ -18,7 +18,7 @@ from hmac import digest as hmac_digest
 from pathlib import Path
 from typing import Self
 
-from cisfs.crypto.keys import ID_SIZE, SecretKey, VaultKeys
+from cisfs.crypto.keys import ID_SIZE, SecretKey, VaultKeys, scratch_key
 from cisfs.crypto.names import NameCipher
 from cisfs.errors import (
     BusyError,
@@ -165,6 +165,10 @@ class Vault:
             journal = Journal(self.fd, self.keys.journal, lambda: _sync_filesystem(self.fd))
             context = replace(context, journal=journal)
         self.context = context
+
+    def scratch_key(self) -> SecretKey:
+        """Return the key of persistent scratches made for this vault's containers."""
+        return scratch_key(self.keys.master, self.config.vault_id)
 
     def close(self) -> None:
         """Close the vault: the journal is emptied and the lock released.  Raises OSError."""
