@@ -23,6 +23,12 @@ COMMANDS = (
     "umount",
     "seal",
     "run",
+    "commit",
+    "ps",
+    "exec",
+    "stop",
+    "logs",
+    "rm",
     "unlock",
     "lock",
     "runtime",
@@ -85,7 +91,10 @@ def _dispatch(given: list[str]) -> int:
     try:
         args = _parser(only=wanted if wanted in COMMANDS else None).parse_args(given)
     except SystemExit as ended:
-        if ended.code and wanted == "run":  # 2 would be taken for the container's own status
+        if ended.code and wanted in (
+            "run",
+            "exec",
+        ):  # 2 would be taken for the container's own status
             raise SystemExit(EngineError.exit_code) from None
         raise
     return int(_module(args.cisfs_command).run(args))

@@ -1,7 +1,7 @@
 """`cisfs run`: a container whose root filesystem has encrypted layers.
 
-Parses, asks for the key, calls `cisfs.runtime.embedded` and reports; knows nothing of how it is
-done.  One call per process.
+Parses, asks for the key, calls the engine and reports; knows nothing of how it is done.  One call
+per process.
 """
 
 from __future__ import annotations
@@ -10,77 +10,29 @@ import argparse
 import sys
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cisfs.cli import run_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cisfs.crypto.keys import SecretKey
+    from cisfs.layer.opening import Layer
+    from cisfs.runtime.options import Options
+    from cisfs.runtime.request import Outcome
 
 HELP = "run a command in a container over encrypted layers"
 
-_EPILOG = """\
-LAYER is a vault or a sealed layer.  They are mounted read-only where only the container can see
-them, one over the other, the first --layer on top and DIR at the bottom.  What the container writes
-is kept in memory and is gone at its end; neither DIR nor a layer is ever changed.
-
-A layer that "cisfs unlock" unlocked needs no key; all others are opened with the one given.  The
-container has no network but its own loopback interface, and runc must be installed.  Needs root.
-
-Ctrl-C, SIGTERM, SIGHUP and SIGQUIT go to the command; they end it even when it does not handle
-them, and three within three seconds kill it whatever it does.
-
-exit status:
-  that of CMD, or 128+N when signal N ended it
-  125  cisfs itself failed before CMD began, or was used wrongly
-  126  CMD was found but cannot be executed
-  127  CMD was not found
-
-example:
-  cisfs run --layer secrets.vault --rootfs ./rootfs -- cat /etc/app/token
-"""
+_NO_USER_NAMESPACE = (
+    "the container has no user namespace of its own, because a vault, which is a FUSE file system, "
+    "cannot be mounted with other owners; it has no capabilities either"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.keys.credentials import add_key_options
-
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EPILOG
-    parser.add_argument(
-        "--layer",
-        metavar="LAYER",
-        dest="layers",
-        action="append",
-        default=[],
-        type=Path,
-        help="vault or sealed layer to mount over DIR; may be repeated, the first is on top",
-    )
-    parser.add_argument(
-        "--rootfs", metavar="DIR", type=Path, required=True, help="the public root filesystem"
-    )
-    parser.add_argument(
-        "--env",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="set a variable in the container; may be repeated",
-    )
-    parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        default="/",
-        help="where CMD starts (default: /); made if it is missing",
-    )
-    parser.add_argument(
-        "--user",
-        metavar="USER[:GROUP]",
-        help="run as this user of the container, by name or number (default: root)",
-    )
-    parser.add_argument(
-        "--read-only", action="store_true", help="let the container write nowhere in its tree"
-    )
-    parser.add_argument(
-        "--tty", action="store_true", help="give the container a terminal of its own"
-    )
-    add_key_options(parser)
-    parser.add_argument(
-        "command", metavar="CMD", nargs=argparse.REMAINDER, help="the command and its arguments"
-    )
+    run_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,48 +40,81 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.errors import CisfsError, EngineError
 
     try:
-        return _run(args)
+        outcome = _run(args)
     except EngineError:
         raise
     except (CisfsError, OSError) as error:
         # A container's exit status is its command's: only 125 can say that it never began.
         raise EngineError(str(error)) from error
-
-
-def _run(args: argparse.Namespace) -> int:
-    from cisfs.runtime import bundle, request
-
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    wanted = request.check(
-        layers=args.layers,
-        rootfs=args.rootfs,
-        arguments=command,
-        environment=bundle.parse_environment(args.env),
-        working_directory=args.workdir,
-        user=args.user,
-        read_only=args.read_only,
-        terminal=args.tty,
-    )
-
-    from cisfs.layer import unlocked
-    from cisfs.layer.opening import Layer, open_layer
-    from cisfs.runtime import embedded
-
-    layers: list[Layer] = []
-    if wanted.layers:
-        from cisfs.keys.credentials import from_options
-
-        purpose = "passphrase for " + ", ".join(map(str, args.layers))
-        key = cache(lambda: from_options(args, purpose=purpose))
-        try:
-            for path in wanted.layers:
-                opener = partial(unlocked.opener, path, args, key)
-                layers.append(open_layer(path, opener, read_only=True))
-        except BaseException:
-            for layer in layers:
-                layer.close()
-            raise
-    outcome = embedded.run(wanted, layers)
     if outcome.message:
         print(f"cisfs: {outcome.message}", file=sys.stderr)
     return outcome.exit_code
+
+
+def _run(args: argparse.Namespace) -> Outcome:
+    from cisfs.runtime.engines import choose
+
+    options = run_options.options(args)
+    engine = choose.choose(args.engine, options)
+    if engine == choose.EMBEDDED:
+        return _embedded(args, options)
+
+    from cisfs.runtime.engines import docker, names, podman
+    from cisfs.runtime.engines.keys import Loan
+
+    loan = Loan(_master_keys(args, names.places(options)))
+    return docker.run(options, loan) if engine == choose.DOCKER else podman.run(options, loan)
+
+
+def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
+    from cisfs.runtime import background, embedded, request
+    from cisfs.runtime.images.config import ImageConfig
+
+    request.check_caller(options)
+    rootfs, config = options.rootfs, ImageConfig()
+    if rootfs is None:
+        from cisfs.runtime.images import reference, store
+
+        image = store.provide(reference.parse(options.image or ""), args.store, options.pull)
+        rootfs, config = image.rootfs, image.config
+    wanted = request.check(options, rootfs, config, args.store)
+    if options.strict and sys.stderr.isatty():
+        print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
+    layers = _opened(args, wanted.layers)
+    if not options.detach:
+        return embedded.run(wanted, layers)
+    started = background.start(wanted, layers)
+    if started.identifier:
+        print(started.identifier)
+    return started.outcome
+
+
+def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> list[Layer]:
+    """Open the layers, those that are unlocked without asking, the others with one key for all."""
+    from cisfs.keys.credentials import from_options
+    from cisfs.layer import unlocked
+    from cisfs.layer.opening import open_layer
+
+    layers: list[Layer] = []
+    purpose = "passphrase for " + ", ".join(map(str, paths))
+    key = cache(lambda: from_options(args, purpose=purpose))
+    try:
+        for path in paths:
+            opener = partial(unlocked.opener, path, args, key)
+            layers.append(open_layer(path, opener, read_only=True))
+    except BaseException:
+        for layer in layers:
+            layer.close()
+        raise
+    return layers
+
+
+def _master_keys(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, SecretKey]:
+    """Return what opens the layers if a key was given; what is locked, the runtime will say."""
+    from cisfs.keys import credentials
+    from cisfs.layer import opening
+
+    if not paths or not credentials.is_named(args):
+        return {}
+    credential = credentials.from_options(args, purpose="")
+    return {opening.key_id(path): opening.master_key(path, credential) for path in paths}

@@ -2,40 +2,24 @@
 
 Pure functions over values: no I/O, and no knowledge of how the root filesystem came to be.  Safe
 anywhere.  Source: OCI runtime-spec 1.0.2, config.md and config-linux.md; the lists are docker's
-(moby, oci/defaults.go and oci/caps/defaults.go) where no other reason is given.
+(moby, oci/defaults.go) where no other reason is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cisfs.errors import EngineError
+from cisfs.runtime import seccomp
 from cisfs.runtime.account import Account
+from cisfs.runtime.isolation import Isolation, Limits
+from cisfs.runtime.options import tmpfs_options
 
 Json = dict[str, object]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PIDS_LIMIT = 4096  # processes and threads; stops a fork bomb, not a build
 OPEN_FILES_SOFT = 1024  # a high soft limit slows programs that close "all" descriptors
-OPEN_FILES_HARD = 524288  # systemd's default
-
-CAPABILITIES = (
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-)
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
@@ -53,27 +37,8 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 NAMESPACES = ("cgroup", "ipc", "mount", "network", "pid", "uts")
 
-# Refused to every container although no capability guards them: the kernel keyring is per user
-# and not per container, so root in the container could read the keys that `cisfs unlock` left for
-# root on the host; the others are there for attacks on the kernel far more often than for use.
-REFUSED_CALLS = (
-    "add_key",
-    "bpf",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "keyctl",
-    "perf_event_open",
-    "request_key",
-    "userfaultfd",
-)
-_EPERM = 1
+_CPU_PERIOD = 100_000  # microseconds, the kernel's default
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount point in the container, no file of ours
-# A filter that knows only the native calls can be walked around through the 32-bit entry.
-_ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
-    "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
-    "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +53,20 @@ class Container:
     working_directory: str = "/"
     read_only: bool = False
     terminal: tuple[int, int] | None = None  # columns and lines, None without a terminal
-    pids_limit: int | None = PIDS_LIMIT  # None where no controller can enforce it
-    open_files: int = OPEN_FILES_HARD  # hard limit; not above this process's own
     machine: str = "x86_64"  # uname's
+    isolation: Isolation = field(default_factory=Isolation)
 
     @property
-    def hostname(self) -> str:
-        """The first 12 characters of the identifier, as docker has it."""
-        return self.identifier[:12]
-
-
-def parse_environment(settings: Sequence[str]) -> dict[str, str]:
-    """Return the `--env` settings as a mapping, the last of a name winning.
-
-    Raises EngineError for one that is not NAME=VALUE.
-    """
-    result: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise EngineError(f"--env {setting!r}: write it as NAME=VALUE")
-        result[name] = value
-    return result
+    def host(self) -> str:
+        """The name of the container's host."""
+        return self.isolation.hostname or self.identifier[:12]
 
 
 def environment(container: Container) -> dict[str, str]:
     """Return the whole environment of the command: docker's defaults under the user's settings."""
     defaults = {
         "PATH": DEFAULT_PATH,
-        "HOSTNAME": container.hostname,
+        "HOSTNAME": container.host,
         "HOME": container.account.home,
     }
     if container.terminal:
@@ -132,6 +82,7 @@ def cgroup_path(identifier: str) -> str:
 def config(container: Container) -> Json:
     """Return config.json.  Raises EngineError for text that JSON cannot carry (not UTF-8)."""
     words = [*container.arguments, container.working_directory]
+    words += [word for one in container.isolation.volumes for word in (one.source, one.target)]
     words += [f"{name}={value}" for name, value in container.environment.items()]
     for word in words:
         try:
@@ -144,8 +95,8 @@ def config(container: Container) -> Json:
         "ociVersion": "1.0.2",
         "process": _process(container),
         "root": {"path": container.root, "readonly": container.read_only},
-        "hostname": container.hostname,
-        "mounts": _mounts(),
+        "hostname": container.host,
+        "mounts": [*_mounts(container), *_added(container)],
         "annotations": {"dev.cisfs.run": container.identifier},
         "linux": _linux(container),
     }
@@ -153,10 +104,11 @@ def config(container: Container) -> Json:
 
 def _process(container: Container) -> Json:
     account = container.account
-    capabilities: dict[str, list[str]] = {"bounding": list(CAPABILITIES)}
+    held = list(container.isolation.capabilities)
+    capabilities: dict[str, list[str]] = {"bounding": held}
     if account.uid == 0:
         # Any other user starts with none, as if execve(2) had been called as that user.
-        capabilities |= {"effective": list(CAPABILITIES), "permitted": list(CAPABILITIES)}
+        capabilities |= {"effective": held, "permitted": held}
     terminal: Json = {"terminal": False}
     if container.terminal:
         # The size as well: the command may ask for it before anybody could set it.
@@ -173,8 +125,8 @@ def _process(container: Container) -> Json:
         "rlimits": [
             {
                 "type": "RLIMIT_NOFILE",
-                "soft": min(OPEN_FILES_SOFT, container.open_files),
-                "hard": container.open_files,
+                "soft": min(OPEN_FILES_SOFT, container.isolation.limits.open_files),
+                "hard": container.isolation.limits.open_files,
             },
             # No memory of a container that saw plaintext may reach the host's disk as a core.  The
             # kernel ignores a limit of 0 when cores go to a pipe, and refuses at 1 (core(5),
@@ -185,34 +137,42 @@ def _process(container: Container) -> Json:
 
 
 def _linux(container: Container) -> Json:
-    resources: Json = {"devices": [{"allow": False, "access": "rwm"}]}  # runc adds the usual ones
-    if container.pids_limit is not None:
-        resources["pids"] = {"limit": container.pids_limit}
+    shared = ("network",) if container.isolation.host_network else ()
+    # Its ports are the container's own affair: no capability is needed for those below 1024.
+    own: Json = {"net.ipv4.ip_unprivileged_port_start": "0"}
     return {
         "cgroupsPath": cgroup_path(container.identifier),
-        "namespaces": [{"type": kind} for kind in NAMESPACES],
-        "resources": resources,
+        "namespaces": [{"type": kind} for kind in NAMESPACES if kind not in shared],
+        "sysctl": {} if shared else own,
+        "resources": _resources(container.isolation.limits),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
-        "seccomp": {
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "architectures": list(_ARCHITECTURES.get(container.machine, ())),
-            "syscalls": [
-                {
-                    "names": list(REFUSED_CALLS),
-                    "action": "SCMP_ACT_ERRNO",
-                    "errnoRet": _EPERM,
-                }
-            ],
-        },
+        "seccomp": seccomp.profile(container.machine, container.isolation.capabilities),
     }
 
 
-def _mounts() -> list[Json]:
+def _resources(limits: Limits) -> Json:
+    resources: Json = {"devices": [{"allow": False, "access": "rwm"}]}  # runc adds the usual ones
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
+    if limits.memory is not None:
+        memory = {"limit": limits.memory}
+        if not limits.swap:
+            memory["swap"] = limits.memory
+        resources["memory"] = memory
+    if limits.cpus is not None:
+        resources["cpu"] = {"period": _CPU_PERIOD, "quota": round(limits.cpus * _CPU_PERIOD)}
+    return resources
+
+
+def _mounts(container: Container) -> list[Json]:
     quiet = ["nosuid", "noexec", "nodev"]
+    devices = ["nosuid", "strictatime", "mode=755", "size=65536k"]
+    if container.isolation.strict:
+        devices.append("noexec")
     return [
         _mount("/proc", "proc", quiet),
-        _mount("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev", "tmpfs", devices),
         _mount(
             "/dev/pts",
             "devpts",
@@ -223,6 +183,22 @@ def _mounts() -> list[Json]:
         _mount("/sys", "sysfs", [*quiet, "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", [*quiet, "ro"]),
     ]
+
+
+def _added(container: Container) -> list[Json]:
+    """Return the mounts that were asked for, outer ones first."""
+    kept = ["noexec", "nosuid", "nodev"] if container.isolation.strict else []
+    mounts = [
+        _mount(one.target, "tmpfs", [*tmpfs_options(one), *kept])
+        for one in container.isolation.tmpfs
+    ]
+    for volume in container.isolation.volumes:
+        chosen = ["ro" if volume.read_only else "rw", *kept]
+        # And so for what is mounted below the source (mount_setattr(2), Linux 5.12, runc 1.1).
+        below = [f"r{option}" for option in chosen if option != "rw"]
+        options = ["rbind", "rprivate", *chosen, *below]
+        mounts.append(_mount(volume.target, "bind", options, source=volume.source))
+    return sorted(mounts, key=lambda mount: str(mount["destination"]).count("/"))
 
 
 def _mount(destination: str, kind: str, options: list[str], source: str | None = None) -> Json:

@@ -6,9 +6,11 @@ know containers beyond the path of their groups.  Any number of runs may call th
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL = 0.005  # seconds: a group's last process leaves it a moment after it was reaped
@@ -26,12 +28,54 @@ def hierarchies(mountinfo: str) -> Iterator[tuple[Path, frozenset[str]]]:
             yield Path(fields.split(" ")[4]), frozenset(options.split(","))
 
 
-def can_limit_pids() -> bool:
-    """Tell whether some hierarchy has the pids controller."""
+def can_limit(controller: str) -> bool:
+    """Tell whether some hierarchy has the controller: "pids", "memory", "cpu"."""
     for top, options in hierarchies(_mountinfo()):
-        if "pids" in options or "pids" in _controllers(top):
+        if controller in options or controller in _controllers(top):
             return True
     return False
+
+
+def can_limit_swap() -> bool:
+    """Tell whether swap is accounted; a kernel without that has none of these files."""
+    for top, options in hierarchies(_mountinfo()):
+        if "memory" in options:
+            return (top / "memory.memsw.limit_in_bytes").exists()
+        if "memory" in _controllers(top):
+            return any(top.glob("*/memory.swap.max"))
+    return False
+
+
+@contextmanager
+def frozen(path: str, seconds: float = 5.0) -> Iterator[None]:
+    """Keep every process of the group `path` from running while the block does.
+
+    Raises OSError where there is no such group, or no freezer; TimeoutError (an OSError) when they
+    have not all stopped in time.  cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst "cgroup.freeze".
+    """
+    group, files = _freezer(path)
+    control, on, off, state, reached = files
+    try:
+        (group / control).write_text(on)
+        deadline = time.monotonic() + seconds
+        while reached not in (group / state).read_text():
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the container's processes do not stop")
+            time.sleep(_POLL)
+        yield
+    finally:
+        with suppress(FileNotFoundError):  # it was killed meanwhile
+            (group / control).write_text(off)
+
+
+def _freezer(path: str) -> tuple[Path, tuple[str, str, str, str, str]]:
+    for top, options in hierarchies(_mountinfo()):
+        group = top / path.lstrip("/")
+        if "freezer" in options and group.is_dir():
+            return group, ("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN")
+        if (group / "cgroup.freeze").exists():
+            return group, ("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1")
+    raise FileNotFoundError(errno.ENOENT, "no control group to freeze", path)
 
 
 def remove(path: str, seconds: float = 1.0) -> bool:

@@ -1,7 +1,7 @@
 """The life of one `cisfs run` as its user sees it: start the supervisor, pass signals, clean up.
 
-Stays in the user's session and namespaces and mounts nothing.  Does not know what happens inside.
-Single-threaded; signal handlers only write to the line.
+Stays in the user's session and namespaces and mounts nothing.  Does not know what happens inside,
+nor whether anybody watches.  Single-threaded; signal handlers only write to the line.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ from cisfs.errors import EngineError
 from cisfs.mount import syscalls
 from cisfs.runtime import line, workspace
 from cisfs.runtime.console import Console
+from cisfs.runtime.listing import Registration, State, default_name
+from cisfs.runtime.output import Recorder
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.supervisor import supervise
 
@@ -26,30 +30,64 @@ if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
 
 
-def run(request: Request, layers: list[Layer]) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who takes the container's output, if not this process's own streams; who learns of it."""
+
+    streams: Console | Recorder | None = None
+    log: tuple[int, ...] = ()  # descriptors, for those who ask for the output
+    on_start: Callable[[Registration], None] | None = None  # it then owns the entry in the list
+
+
+def run(request: Request, layers: list[Layer], view: View | None = None) -> Outcome:
     """Run the container over `layers` (open, read-only; closed on return); return how it ended.
 
     Raises EngineError when it could not be started, OSError when /run cannot be written.
     """
     syscalls.keep_memory_private()  # keys were read here, and Python cannot erase them all
+    view = view or View(Console() if request.terminal else None)
     with ExitStack() as undo:
         for layer in layers:
             undo.callback(layer.close)
         workspace.sweep()
         upper, lower = line.line()
         undo.callback(upper.close)
-        console = undo.enter_context(Console()) if request.terminal else None
-        undo.enter_context(_signals_forwarded(upper, console))
+        streams = view.streams
+        if streams is not None:
+            undo.push(streams)
+        undo.enter_context(_signals_forwarded(upper, streams))
         place = workspace.claim()
         undo.callback(os.close, place.lock)
         undo.callback(place.remove)
+        entry = Registration(_state(request, place.identifier, bool(view.log)), view.log)
+        withdrawal = undo.enter_context(ExitStack())
+        withdrawal.callback(entry.withdraw)
         supervisor = _fork(request, layers, place, upper, lower)
         undo.callback(os.waitpid, supervisor, 0)
         undo.callback(upper.close)  # first of all: without a listener the supervisor ends
-        outcome = _attend(upper, console)
+
+        def started(process: int) -> None:
+            entry.started(supervisor, process)
+            if view.on_start is not None:
+                withdrawal.pop_all()
+                view.on_start(entry)
+
+        outcome = _attend(upper, streams, started)
     if outcome is None:
         raise EngineError("the container's supervisor was killed, and the container with it")
     return outcome
+
+
+def _state(request: Request, identifier: str, detached: bool) -> State:
+    return State(
+        identifier=identifier,
+        name=request.name or default_name(identifier),
+        image=request.image,
+        command=request.arguments,
+        created=time.time(),
+        detached=detached,
+        stop_signal=request.stop_signal,
+    )
 
 
 def _fork(
@@ -78,28 +116,33 @@ def _fork(
     return pid
 
 
-def _attend(upper: line.Upper, console: Console | None) -> Outcome | None:
-    """Serve the terminal until the supervisor reports; None when it died without a report."""
+def _attend(
+    upper: line.Upper, streams: Console | Recorder | None, started: Callable[[int], None]
+) -> Outcome | None:
+    """Serve the streams until the supervisor reports; None when it died without a report."""
     while True:
-        sources = console.sources() if console is not None else []
+        sources = streams.sources() if streams is not None else []
         ready, _, _ = select.select([upper.fileno(), *sources], [], [])
-        if console is not None:
-            console.transfer(ready)
-        if upper.fileno() in ready:
-            message = upper.receive()
-            if isinstance(message, line.Terminal) and console is not None:
-                console.attach(message.master)
-            elif not isinstance(message, line.Terminal):
-                return message
+        if streams is not None:
+            streams.transfer(ready)
+        if upper.fileno() not in ready:
+            continue
+        message = upper.receive()
+        if isinstance(message, line.Started):
+            started(message.process)
+        elif not isinstance(message, line.Terminal):
+            return message
+        elif streams is not None:
+            streams.attach(message.master)
 
 
 @contextmanager
-def _signals_forwarded(upper: line.Upper, console: Console | None) -> Iterator[None]:
+def _signals_forwarded(upper: line.Upper, streams: Console | Recorder | None) -> Iterator[None]:
     """Pass signals to the supervisor instead of obeying them; ignored ones stay ignored."""
 
     def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGWINCH and console is not None:
-            console.copy_size()
+        if number == signal.SIGWINCH and streams is not None:
+            streams.copy_size()
         else:
             upper.forward(number)
 

@@ -64,15 +64,18 @@ def classify(log: str, status: int) -> Refusal:
     `status` is runc's own, said when the log is empty.
     """
     message = _last_error(log) or f"runc failed with status {status} and said nothing"
+    return Refusal(exit_code_of(message), f"runc could not start the container: {message}")
+
+
+def exit_code_of(message: str) -> int:
+    """Return docker's exit code for what a runtime said when it could not start a container."""
     if "executable file not found" in message or ": no such file or directory" in message:
         # The second is also what a missing bundle directory would say; an exec error quotes
         # the command: exec: "/x": stat /x: no such file or directory
-        code = NOT_FOUND if "exec: " in message else EngineError.exit_code
-    elif "exec: " in message and ("permission denied" in message or "is a directory" in message):
-        code = NOT_EXECUTABLE
-    else:
-        code = EngineError.exit_code
-    return Refusal(code, f"runc could not start the container: {message}")
+        return NOT_FOUND if "exec: " in message else EngineError.exit_code
+    if "exec: " in message and ("permission denied" in message or "is a directory" in message):
+        return NOT_EXECUTABLE
+    return EngineError.exit_code
 
 
 def _last_error(log: str) -> str | None:

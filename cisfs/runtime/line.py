@@ -1,6 +1,7 @@
 """The line between `cisfs run` and the supervisor of its container.
 
-Down go signal numbers, one byte each; up come the container's terminal and how it all ended.
+Down go signal numbers, one byte each; up come the container's terminal, its start, and how it all
+ended.
 Either side learns from the closed line that the other has died.  Does not know what a signal means
 to the container.  One reader and one writer on each end; sending from a signal handler is safe.
 """
@@ -28,6 +29,13 @@ class Terminal:
     master: int
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The container runs: its first process, by its number in the supervisor's namespace."""
+
+    process: int
+
+
 class Upper:
     """The end that `cisfs run` itself holds."""
 
@@ -46,7 +54,7 @@ class Upper:
         except OSError:
             pass  # including a line already closed: a handler may run at any moment
 
-    def receive(self) -> Outcome | Terminal | None:
+    def receive(self) -> Outcome | Terminal | Started | None:
         """Return the next message, None when the supervisor is gone."""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._line, _MESSAGE_LIMIT, 1)
@@ -56,7 +64,8 @@ class Upper:
             return None
         if descriptors:
             return Terminal(descriptors[0])
-        return Outcome(**json.loads(data))
+        fields = json.loads(data)
+        return Started(**fields) if "process" in fields else Outcome(**fields)
 
     def close(self) -> None:
         """Close this end; the supervisor then ends the container."""
@@ -94,9 +103,16 @@ class Lower:
         """Hand over the master side of the container's terminal."""
         socket.send_fds(self._line, [b"terminal"], [master])
 
+    def send_started(self, process: int) -> None:
+        """Report the container's first process."""
+        self._send({"process": process})
+
     def send_outcome(self, outcome: Outcome) -> None:
-        """Report the end; without a listener it is nobody's business any more."""
-        fields = {"exit_code": outcome.exit_code, "message": outcome.message[:_TEXT_LIMIT]}
+        """Report the end."""
+        self._send({"exit_code": outcome.exit_code, "message": outcome.message[:_TEXT_LIMIT]})
+
+    def _send(self, fields: dict[str, object]) -> None:
+        """Report; without a listener it is nobody's business any more."""
         try:
             self._line.send(json.dumps(fields).encode())
         except (BrokenPipeError, ConnectionResetError):

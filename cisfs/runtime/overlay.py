@@ -11,16 +11,13 @@ from collections.abc import Sequence
 OPTIONS_LIMIT = 4095  # bytes: mount(2) copies one page of options, with the ending zero
 MAX_LOWERS = 500  # OVL_MAX_STACK, fs/overlayfs/super.c
 
-# What every overlay of ours is mounted with.  Its upper directory lives and dies with it:
+# What every overlay of ours is mounted with:
 #   redirect_dir  a directory that came from a layer can be renamed instead of failing with EXDEV
-#   metacopy      chmod and chown of a large file copy its inode, not its content, into memory;
-#                 unsafe only over an upper directory that somebody else may have written
 #   index=off     an index keeps hard links joined through copy-up, but only over filesystems with a
 #                 UUID: over a FUSE layer the kernel turns it off again, with a line in its log
 #   xino=auto     the default, stable inode numbers where they fit; "on" sets high bits, at which
 #                 stat(2) of a 32-bit program fails with EOVERFLOW
-# "volatile" would bring nothing: on a tmpfs there is no sync to leave out.
-_FEATURES = ("redirect_dir=on", "metacopy=on", "index=off", "xino=auto")
+_FEATURES = ("redirect_dir=on", "index=off", "xino=auto")
 
 
 def escape(path: str) -> str:
@@ -35,10 +32,16 @@ def escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def options(lowers: Sequence[str], upper: str | None = None, work: str | None = None) -> str:
+def options(
+    lowers: Sequence[str],
+    upper: str | None = None,
+    work: str | None = None,
+    features: Sequence[str] = (),
+) -> str:
     """Return the mount(2) data for an overlay of `lowers`, the first one on top.
 
-    With `upper` and `work` it is writable, without both read-only, which takes two lowers or more.
+    `features` are options that the upper directory asks for, beyond those of all overlays.  With
+    `upper` and `work` it is writable, without both read-only, which takes two lowers or more.
     Raises ValueError for a plan that the kernel would refuse with no more than EINVAL.
     """
     if (upper is None) != (work is None):
@@ -51,7 +54,7 @@ def options(lowers: Sequence[str], upper: str | None = None, work: str | None = 
     if upper is not None and work is not None:
         # These two are single paths: a ":" means itself here.
         parts += [f"upperdir={_escape_single(upper)}", f"workdir={_escape_single(work)}"]
-    text = ",".join([*parts, *_FEATURES])
+    text = ",".join([*parts, *_FEATURES, *features])
     if len(text.encode("utf-8", "surrogateescape")) > OPTIONS_LIMIT:
         raise ValueError(
             f"the overlay's options take more than {OPTIONS_LIMIT} bytes: use shorter paths"

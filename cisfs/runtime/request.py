@@ -1,4 +1,4 @@
-"""What one `cisfs run` was asked for, how it ended, and the checks that need no key.
+"""What one run of the embedded engine comes to, how it ended, and the checks that need no key.
 
 Values and read-only looks at the filesystem; does not know how a container is run.  Safe anywhere.
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
-from cisfs.runtime import engine
+from cisfs.layer.store import resolve, resolve_from_here
+from cisfs.runtime import engine, environment, isolation
+from cisfs.runtime.images.config import ImageConfig, arguments
+from cisfs.runtime.isolation import Isolation
+from cisfs.runtime.options import Options, settled
+from cisfs.runtime.scratch import Scratch, parse
 
 MAX_LAYERS = 400  # each takes a server process; overlayfs itself ends at 500
 
@@ -31,6 +36,13 @@ class Request:
     terminal: bool
     runc: str
     machine: str
+    scratch: Scratch
+    store: Path  # what cisfs keeps on this host
+    isolation: Isolation
+    stop_signal: str | None = None
+    name: str | None = None
+    image: str = ""  # what it was called, for those who list containers
+    remove: bool = False  # from the list, when it has ended in the background
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +53,58 @@ class Outcome:
     message: str = ""
 
 
-def check(
-    *,
-    layers: Sequence[Path],
-    rootfs: Path,
-    arguments: Sequence[str],
-    environment: dict[str, str],
-    working_directory: str,
-    user: str | None,
-    read_only: bool,
-    terminal: bool,
-) -> Request:
-    """Return the request, with absolute paths.  Raises EngineError for what cannot be run."""
-    if not arguments:
+def check_caller(options: Options) -> None:
+    """Refuse what cannot be run whatever the image.  Raises EngineError."""
+    if options.image is None and not (options.arguments or options.entrypoint):
         raise EngineError("no command given: end with the command to run and its arguments")
     if os.geteuid() != 0:
         raise EngineError(
             "`cisfs run` mounts filesystems and starts containers, which takes root: "
             "run it with sudo"
         )
-    if not working_directory.startswith("/"):
-        raise EngineError(f"--workdir {working_directory!r}: give an absolute path")
-    if terminal and not os.isatty(0):
+    if options.working_directory is not None and not options.working_directory.startswith("/"):
+        raise EngineError(f"--workdir {options.working_directory!r}: give an absolute path")
+    check_terminal(options)
+
+
+def check_terminal(options: Options) -> None:
+    """Refuse a terminal where there is none.  Raises EngineError."""
+    if options.terminal and not options.detach and not os.isatty(0):
         raise EngineError("--tty: standard input is not a terminal; leave --tty out")
+
+
+def check(options: Options, rootfs: Path, image: ImageConfig, store: Path) -> Request:
+    """Return the request, with absolute paths.  Raises EngineError for what cannot be run."""
+    check_caller(options)
+    asked = environment.split({**image.environment, **options.environment})
+    if asked.scratch and options.scratch is None and not (options.read_only or options.strict):
+        options = replace(options, scratch=parse(asked.scratch))
+    options = settled(options)
+    layers = list(map(resolve_from_here, options.layers)) or list(map(resolve, asked.layers))
+    words = arguments(image, options.entrypoint, options.arguments)
+    if not words:
+        raise EngineError(f"no command given, and image {options.image} names none")
     if len(layers) > MAX_LAYERS:
         raise EngineError(f"{len(layers)} layers; at most {MAX_LAYERS} can be stacked")
     base = _rootfs(rootfs)
     return Request(
         layers=_layers(layers, base),
         rootfs=base,
-        arguments=tuple(arguments),
-        environment=environment,
-        working_directory=working_directory,
-        user=user,
-        read_only=read_only,
-        terminal=terminal,
+        arguments=words,
+        environment=asked.environment,
+        working_directory=options.working_directory or image.working_directory or "/",
+        user=options.user if options.user is not None else image.user or None,
+        read_only=options.read_only,
+        terminal=options.terminal,
         runc=engine.find(),
         machine=platform.machine(),
+        scratch=options.scratch or Scratch(),
+        store=store,
+        isolation=isolation.of(options),
+        stop_signal=image.stop_signal or None,
+        name=options.name,
+        image=options.image or str(base),
+        remove=options.remove,
     )
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
-import stat
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cisfs.errors import CisfsError, EngineError, MountError
+from cisfs.errors import CisfsError, EngineError
 from cisfs.mount import server, syscalls
-from cisfs.runtime import account, bundle, cgroup, command, engine, overlay
+from cisfs.runtime import account, bundle, command, engine, stack
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.line import ENDING, FORWARDED, Lower
 from cisfs.runtime.request import Outcome, Request
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
 
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-_SERVER_PATIENCE = 5.0  # seconds a server gets to end by itself
+_NO_TERMINAL = (80, 24)  # columns and lines
 _ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 
 
@@ -64,12 +62,10 @@ class _Run:
         """Set up, run, and undo in the opposite order; return how the container ended."""
         with ExitStack() as undo:
             self._isolate(undo)
-            for number, layer in enumerate(layers):
-                if early := self._asked_to_end():
-                    return early
-                self._serve(number, layer, undo)
-            root = self._stack(len(layers), undo)
-            prepared = self._prepare(root)
+            if early := self._asked_to_end():
+                return early
+            stack.mount(self._plan(), layers, undo)
+            prepared = self._prepare("root")
             if isinstance(prepared, command.Refusal):
                 return Outcome(prepared.exit_code, prepared.message)
             Path("config.json").write_text(json.dumps(bundle.config(prepared)))
@@ -86,51 +82,19 @@ class _Run:
         syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
         syscalls.mount("proc", "/proc", "proc", _QUIET)  # of the new PID namespace
         place = str(self.workspace.path)
-        _mount_memory(place)
+        stack.mount_memory(self.workspace.path)
         undo.callback(syscalls.unmount, place, syscalls.MNT_DETACH)
         os.chdir(place)
         undo.callback(os.chdir, "/")
 
-    def _serve(self, number: int, layer: Layer, undo: ExitStack) -> None:
-        mountpoint = Path(_layer(number)).absolute()
-        mountpoint.mkdir(parents=True)
-        options = server.MountOptions(
-            read_only=True, allow_other=False, foreground=False, detach=False
+    def _plan(self) -> stack.Plan:
+        return stack.Plan(
+            place=Path.cwd(),
+            base=self.request.rootfs,
+            scratch=self.request.scratch,
+            store=self.request.store,
+            options=server.MountOptions(read_only=True, detach=False),
         )
-        served = server.start(layer, mountpoint, options)
-        layer.abandon()
-        undo.callback(self._dismiss, served)
-
-    def _dismiss(self, served: server.Server) -> None:
-        try:
-            served.stop(_SERVER_PATIENCE)
-        except MountError as error:
-            # What the container did stands, but its user must know what it may have missed.
-            print(f"cisfs: warning: {error}", file=sys.stderr, flush=True)
-
-    def _stack(self, layers: int, undo: ExitStack) -> str:
-        """Mount the overlay; return its directory.  The names in it are ours and short."""
-        for name in ("base", "upper", "work", "root"):
-            Path(name).mkdir()
-        syscalls.mount(str(self.request.rootfs), "base", flags=syscalls.MS_BIND)
-        undo.callback(syscalls.unmount, "base", syscalls.MNT_DETACH)
-        _copy_attributes("base", "upper")
-        lowers = [*map(_layer, range(layers)), "base"]
-        if self.request.read_only:
-            # The upper directory stays, empty, as the topmost lower one: the kernel wants two, and
-            # "/" has the attributes of the root filesystem either way.
-            _add_mount_points("upper", lowers)
-            options, flags = overlay.options(["upper", *lowers]), syscalls.MS_RDONLY
-        else:
-            options, flags = overlay.options(lowers, "upper", "work"), 0
-        try:
-            syscalls.mount("cisfs", "root", "overlay", flags, options)
-        except OSError as error:
-            raise MountError(
-                f"the kernel refused the overlay ({error.strerror}); `dmesg` may say why"
-            ) from None
-        undo.callback(syscalls.unmount, "root", syscalls.MNT_DETACH)
-        return "root"
 
     def _prepare(self, root: str) -> bundle.Container | command.Refusal:
         """Read the accounts and look for the command, in the tree as the container will see it."""
@@ -150,10 +114,9 @@ class _Run:
                 root=root,
                 working_directory=self.request.working_directory,
                 read_only=self.request.read_only,
-                terminal=os.get_terminal_size(0) if self.request.terminal else None,
-                pids_limit=bundle.PIDS_LIMIT if cgroup.can_limit_pids() else None,
-                open_files=_open_files(),
+                terminal=_terminal_size() if self.request.terminal else None,
                 machine=self.request.machine,
+                isolation=self.request.isolation,
             )
             return (
                 command.refusal(
@@ -193,6 +156,7 @@ class _Run:
                     os.close(master)
         if isinstance(started, command.Refusal):
             return Outcome(started.exit_code, started.message)
+        self.line.send_started(started)
         return Running(started).attend(self.line)
 
     def _asked_to_end(self) -> Outcome | None:
@@ -203,39 +167,11 @@ class _Run:
         return end_by_signal(signal.SIGKILL) if self.line.hung_up else None
 
 
-def _layer(number: int) -> str:
-    return f"l/{number}"
-
-
-def _mount_memory(place: str) -> None:
-    """Mount a tmpfs that is never swapped out, where the kernel can promise that (Linux 6.4)."""
+def _terminal_size() -> tuple[int, int]:
     try:
-        syscalls.mount("cisfs", place, "tmpfs", _QUIET, "mode=0700,noswap")
+        return os.get_terminal_size(0)
     except OSError:
-        syscalls.mount("cisfs", place, "tmpfs", _QUIET, "mode=0700")
-
-
-def _open_files() -> int:
-    """Return the hard limit for the container: a raised one would take CAP_SYS_RESOURCE."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        return bundle.OPEN_FILES_HARD
-    return min(hard, bundle.OPEN_FILES_HARD)
-
-
-def _copy_attributes(source: str, target: str) -> None:
-    """Give a directory the owner, mode and times of another; the overlay shows the upper one's."""
-    status = Path(source).stat()
-    os.chown(target, status.st_uid, status.st_gid)
-    Path(target).chmod(stat.S_IMODE(status.st_mode))
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _add_mount_points(target: str, lowers: list[str]) -> None:
-    """Make the directories that runc mounts on, and cannot make in a read-only tree."""
-    for name in ("dev", "proc", "sys"):
-        if not any(os.path.lexists(f"{lower}/{name}") for lower in lowers):
-            Path(target, name).mkdir(mode=0o755)
+        return _NO_TERMINAL  # in the background
 
 
 def _read_text(tree: int, path: str) -> str:

@@ -72,6 +72,15 @@ def sweep() -> None:
             os.close(lock)
 
 
+def remove_empty(directory: Path) -> None:
+    """Remove a directory in /run/cisfs, and that one, too, unless others have something there."""
+    for path in (directory, BASE):
+        try:
+            path.rmdir()
+        except OSError:
+            pass  # gone already, or not empty
+
+
 def _lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,8 +91,4 @@ def _lock(descriptor: int) -> bool:
 
 def _remove(identifier: str) -> None:
     cgroup.remove(cgroup_path(identifier))
-    for path in (BASE / f"{_PREFIX}{identifier}", BASE):
-        try:
-            path.rmdir()
-        except OSError:
-            pass  # gone already, or other runs have their directories in it
+    remove_empty(BASE / f"{_PREFIX}{identifier}")

@@ -195,7 +195,9 @@ def traces(marker: str, directory: Path) -> Traces:
             line
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
             # The machine may be busy with other mounts; any of these would be ours.
-            if any(word in line for word in (str(directory), str(WORKSPACES), " cisfs ", " /proc "))
+            if any(
+                word in line for word in (str(directory), f"{WORKSPACES}/", " cisfs ", " /proc ")
+            )
         ),
         workspaces=frozenset(str(path) for path in workspaces if path.name.startswith("run-")),
         groups=frozenset(
@@ -533,11 +535,17 @@ def test_runc_that_fails(site: Site) -> None:
 # ---- signals
 
 
+def wait_for_sleep(site: Site) -> None:
+    """Wait until the shell has become `sleep`: busybox's has handlers of its own with -c."""
+    poll(lambda: any(command(pid) == b"sleep" for pid in processes(site.marker)), "sleep to run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_what_does_not_handle_it(site: Site, number: signal.Signals) -> None:
     vault = site.vault("vault", {})
     with site.start("echo up; exec sleep 1000", ["--layer", vault]) as process:
         wait_for_line(process, b"up")
+        wait_for_sleep(site)
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
 
@@ -740,6 +748,7 @@ def test_ctrl_c_without_tty_on_a_terminal(site: Site) -> None:
     one = Terminal(site.words([], ["sh", "-c", "echo up; exec sleep 1000"]), site.environment)
     try:
         one.expect(b"up")
+        wait_for_sleep(site)
         one.type(b"\x03")  # no controlling terminal in this harness, so the group is told by hand
         os.killpg(one.process.pid, signal.SIGINT)
         assert one.process.wait(PATIENCE) == 130

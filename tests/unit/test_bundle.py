@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from cisfs.errors import EngineError
 from cisfs.runtime import bundle
 from cisfs.runtime.account import Account, resolve
-from cisfs.runtime.bundle import Container, config, environment, parse_environment
+from cisfs.runtime.bundle import Container, config, environment
 from cisfs.runtime.cgroup import hierarchies
 from cisfs.runtime.engine import classify
+from cisfs.runtime.isolation import Isolation, Limits
+from cisfs.runtime.options import PIDS_LIMIT, Tmpfs, Volume
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -122,22 +124,94 @@ def test_what_the_container_may_not_see() -> None:
     ],
 )
 def test_the_kernel_keyring_is_out_of_reach(machine: str, names: list[str]) -> None:
-    seccomp = made(machine=machine)["linux"]["seccomp"]
-    assert seccomp["architectures"] == names
-    (rule,) = seccomp["syscalls"]
-    assert {"add_key", "keyctl", "request_key"} <= set(rule["names"])
-    assert rule["action"] == "SCMP_ACT_ERRNO"
+    for capabilities in ((), Isolation().capabilities, ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")):
+        isolation = Isolation(capabilities=capabilities)
+        seccomp = made(machine=machine, isolation=isolation)["linux"]["seccomp"]
+        assert seccomp["architectures"] == names
+        assert (seccomp["defaultAction"], seccomp["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
+        assert not {"add_key", "keyctl", "request_key"} & allowed(seccomp)
+
+
+def allowed(seccomp: dict[str, Any]) -> set[str]:
+    """The calls that are allowed whatever their arguments."""
+    rules = [rule for rule in seccomp["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
+    return {name for rule in rules if "args" not in rule for name in rule["names"]}
+
+
+def test_calls_that_come_with_a_capability() -> None:
+    bare = made(isolation=Isolation(capabilities=()))["linux"]["seccomp"]
+    assert "chroot" not in allowed(bare)
+    assert "chroot" in allowed(made()["linux"]["seccomp"])
+    assert not {"mount", "setns", "unshare", "clone", "bpf"} & allowed(made()["linux"]["seccomp"])
+    admin = made(isolation=Isolation(capabilities=("CAP_SYS_ADMIN",)))["linux"]["seccomp"]
+    assert {"mount", "setns", "unshare", "clone", "clone3"} <= allowed(admin)
+
+
+def test_no_call_makes_a_namespace() -> None:
+    """clone(2) with any namespace flag, and clone3(2), whose flags no filter can see."""
+    rules = {tuple(rule["names"]): rule for rule in made()["linux"]["seccomp"]["syscalls"]}
+    (condition,) = rules["clone",]["args"]
+    flags = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+    assert condition == {"index": 0, "value": flags, "op": "SCMP_CMP_MASKED_EQ"}
+    assert (rules["clone3",]["action"], rules["clone3",]["errnoRet"]) == ("SCMP_ACT_ERRNO", 38)
 
 
 def test_no_core_dump_leaves_the_container() -> None:
-    limits = {limit["type"]: limit for limit in made(open_files=512)["process"]["rlimits"]}
+    isolation = Isolation(limits=Limits(open_files=512))
+    limits = {limit["type"]: limit for limit in made(isolation=isolation)["process"]["rlimits"]}
     assert limits["RLIMIT_CORE"] == {"type": "RLIMIT_CORE", "soft": 1, "hard": 1}
     assert limits["RLIMIT_NOFILE"] == {"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}
 
 
-def test_pids_limit_only_where_it_can_be_kept() -> None:
-    assert made()["linux"]["resources"]["pids"] == {"limit": bundle.PIDS_LIMIT}
-    assert "pids" not in made(pids_limit=None)["linux"]["resources"]
+def resources(limits: Limits) -> dict[str, Any]:
+    found = made(isolation=Isolation(limits=limits))["linux"]["resources"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_limits() -> None:
+    assert resources(Limits())["pids"] == {"limit": PIDS_LIMIT}
+    assert set(resources(Limits(pids=None))) == {"devices"}
+    assert resources(Limits(memory=1 << 29))["memory"] == {"limit": 1 << 29}
+    got = resources(Limits(memory=1 << 29, swap=False, cpus=1.5))
+    assert got["memory"] == {"limit": 1 << 29, "swap": 1 << 29}
+    assert got["cpu"] == {"period": 100_000, "quota": 150_000}
+
+
+def test_a_shared_network() -> None:
+    linux = made(isolation=Isolation(host_network=True))["linux"]
+    assert "network" not in {one["type"] for one in linux["namespaces"]}
+
+
+def mounts(isolation: Isolation) -> list[tuple[str, str, list[str]]]:
+    found = made(isolation=isolation)["mounts"]
+    return [(mount["destination"], mount["type"], mount["options"]) for mount in found]
+
+
+def test_mounts_that_were_asked_for() -> None:
+    """Outer ones first: a later mount would hide what is below it."""
+    volumes = (Volume("/host/a/b", "/a/b", read_only=True), Volume("/host/a", "/a"))
+    got = mounts(Isolation(volumes=volumes, tmpfs=(Tmpfs("/a/b/c", ("size=1m",)),)))[-3:]
+    assert got == [
+        ("/a", "bind", ["rbind", "rprivate", "rw"]),
+        ("/a/b", "bind", ["rbind", "rprivate", "ro", "rro"]),
+        ("/a/b/c", "tmpfs", ["noexec", "nosuid", "nodev", "size=1m"]),
+    ]
+
+
+def test_nothing_that_can_be_written_executes_when_strict() -> None:
+    """Whatever was asked for: the last option counts."""
+    isolation = Isolation(
+        strict=True, volumes=(Volume("/v", "/v"),), tmpfs=(Tmpfs("/t", ("exec", "suid", "dev")),)
+    )
+    for target, kind, options in mounts(isolation):
+        wanted = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
+        if target in ("/dev", "/dev/pts"):
+            del wanted["nodev"]  # that is where devices are
+        for good, bad in wanted.items():
+            assert good in options, target
+            assert bad not in options[options.index(good, -6 if kind == "tmpfs" else 0) :][3:]
+            assert kind != "bind" or f"r{good}" in options
 
 
 def test_text_that_json_cannot_carry() -> None:
@@ -145,6 +219,7 @@ def test_text_that_json_cannot_carry() -> None:
         {"arguments": ("echo", "\udcff")},
         {"working_directory": "/\udcff"},
         {"environment": {"A": "\udcff"}},
+        {"isolation": Isolation(volumes=(Volume("/\udcff", "/x"),))},
     ):
         with pytest.raises(EngineError, match="not UTF-8"):
             config(container(**changes))
@@ -168,13 +243,6 @@ def test_the_users_settings_win() -> None:
     )
     assert (got["PATH"], got["TERM"], got["X"]) == ("/b", "", "=")
     assert "X==" in made(environment={"X": "="})["process"]["env"]
-
-
-def test_env_options() -> None:
-    assert parse_environment(["A=1", "B=", "A=x=y"]) == {"A": "x=y", "B": ""}
-    for bad in ("", "NAME", "=value"):
-        with pytest.raises(EngineError, match="NAME=VALUE"):
-            parse_environment([bad])
 
 
 # ---- accounts

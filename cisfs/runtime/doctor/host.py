@@ -56,7 +56,7 @@ def control_groups() -> Finding:
     if not tops:
         return warning("cgroups", "none are mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     version = "1 and 2 (hybrid)" if unified and len(tops) > 1 else "2" if unified else "1"
-    if not cgroup.can_limit_pids():
+    if not cgroup.can_limit("pids"):
         return warning(
             "cgroups",
             f"version {version}, without the pids controller",

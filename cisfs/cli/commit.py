@@ -1,0 +1,88 @@
+"""`cisfs commit`: seal what a running container has written.
+
+Parses, asks for the key, calls `cisfs.runtime.commit` and seals as `cisfs seal` does.  One call per
+process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+HELP = "seal what a running container has written, as a new layer"
+
+_EPILOG = """\
+CONTAINER is the name, the id or the start of the id of a running container with encrypted layers or
+an encrypted scratch, of "cisfs run" or of an engine.  Its writes become a layer: new and
+changed files, and whiteouts for what it deleted.  Laid over the layers and the image that the
+container was started from, it gives the same tree again.  Nothing plaintext is written to a disk.
+
+The container is paused meanwhile, unless --no-pause is given.  Needs root.
+
+example:
+  docker run -d --name author --runtime=cisfs -e CISFS_SCRATCH=ephemeral IMAGE sleep 1d
+  docker exec author sh -c 'generate-secrets > /etc/app/token'
+  cisfs commit author -o secrets.cis
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.keys.credentials import add_key_options
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("container", metavar="CONTAINER", help="a running container")
+    parser.add_argument(
+        "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
+    )
+    parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
+    parser.add_argument(
+        "--no-pause", action="store_true", help="let the container go on writing meanwhile"
+    )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="print one JSON document")
+    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_key_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Seal; return 0, or 128+N when signal N ended it."""
+    from cisfs.build import interrupts
+
+    try:
+        with interrupts.raised():
+            _run(args)
+    except interrupts.Interrupted as ended:
+        name = signal.Signals(ended.number).name
+        print(f"cisfs: the commit was interrupted by {name}", file=sys.stderr)
+        return 128 + ended.number
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from cisfs.build import request
+    from cisfs.cli.seal import seal_and_report
+    from cisfs.keys.credentials import from_options
+    from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
+    from cisfs.runtime import commit
+
+    writes = commit.find(args.container)
+    args.output = request.check_output(args.output, force=args.force)
+    key = from_options(args, purpose=f"new passphrase for {args.output}", confirm=True)
+    paused = contextlib.nullcontext() if args.no_pause else writes.paused()
+    with paused, writes.shown() as directory:
+        wanted = request.check(
+            source=str(directory),
+            output=args.output,
+            unit_size=DEFAULT_UNIT_SIZE,
+            compression=request.UNCOMPRESSED,
+            max_size=0,  # of a tar only
+            devices=False,  # likewise
+            workers=None,
+            force=args.force,
+        )
+        seal_and_report(args, wanted, key, key)

@@ -1,0 +1,1 @@
+"""The engines of others that `cisfs run` can start containers with: docker, podman."""

@@ -1,0 +1,75 @@
+"""What an engine of others is told: the image by its name there, the layers by variables.
+
+Pure but for looking where a path leads; knows no engine's interface.  Safe anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cisfs.errors import EngineError
+from cisfs.layer.store import resolve, resolve_from_here
+from cisfs.runtime.environment import LAYERS_VARIABLE, SCRATCH_VARIABLE, split
+from cisfs.runtime.images.reference import transport_of
+from cisfs.runtime.options import Options, settled
+
+_RUNTIME = "cisfs-runtime"
+
+
+def image_name(options: Options, engine: str) -> str:
+    """Return what the engine calls the image.  Raises EngineError for one that it cannot have."""
+    if options.image is None:
+        raise EngineError(f"--rootfs is for the embedded engine; {engine} takes an image")
+    transport = transport_of(options.image)
+    if transport in ("oci", "docker-archive"):
+        raise EngineError(
+            f"image {options.image}: load it into {engine} first, or use --engine embedded"
+        )
+    name = options.image.removeprefix(f"{transport}:").removeprefix("//")
+    if not name or name.startswith("-"):
+        raise EngineError(f"{options.image!r} names no image")
+    return name
+
+
+def variables(options: Options) -> dict[str, str]:
+    """Return the variables that tell `cisfs-runtime` of layers and scratch."""
+    found = {}
+    if options.layers:
+        paths = [str(path) for path in places(options)]
+        if wrong := [path for path in paths if "," in path]:
+            raise EngineError(f"--layer {wrong[0]}: a path with a comma is for the embedded engine")
+        found[LAYERS_VARIABLE] = ",".join(paths)
+    known = settled(options)
+    if options.scratch is not None or known.read_only:
+        found[SCRATCH_VARIABLE] = str(known.scratch)
+    return found
+
+
+def places(options: Options) -> list[Path]:
+    """Return where the layers are that the options name, by `--layer` or else by a variable.
+
+    Raises UsageError, NotAVaultError for those that are nowhere.
+    """
+    if not options.layers:
+        return [resolve(layer) for layer in split(options.environment).layers]
+    paths = list(map(resolve_from_here, options.layers))
+    for path in paths:
+        if not path.exists():
+            raise EngineError(f"--layer {path} does not exist")
+    return [path.resolve() for path in paths]
+
+
+def runtime() -> str:
+    """Return the path of `cisfs-runtime`: beside this command, or on PATH."""
+    beside = Path(sys.argv[0]).resolve().parent / _RUNTIME
+    own = Path(sys.executable).parent / _RUNTIME
+    for path in (beside, own):
+        if os.access(path, os.X_OK):
+            return str(path)
+    found = shutil.which(_RUNTIME)
+    if found is None:
+        raise EngineError(f"{_RUNTIME} is not installed beside cisfs, nor is it on PATH")
+    return found

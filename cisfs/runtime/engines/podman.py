@@ -1,0 +1,116 @@
+"""The podman engine: `cisfs run` becomes the `podman run` that does the same.
+
+Makes the argument vector and replaces this process; podman does the rest.  One call per process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import NoReturn
+
+from cisfs.errors import EngineError
+from cisfs.runtime.engines import names
+from cisfs.runtime.engines.keys import Loan
+from cisfs.runtime.options import Options, Port, settled, tmpfs_options
+from cisfs.runtime.request import check_terminal
+
+# Every container its own network in user space: on podman's bridge they would reach each other.
+_ALONE = "slirp4netns"
+
+
+def has_image(image: str) -> bool:
+    """Tell whether podman is installed and has an image of that name."""
+    program = shutil.which("podman")
+    name = image.removeprefix("docker-daemon:")
+    if program is None or name != image:
+        return False
+    done = subprocess.run(
+        [program, "image", "exists", "--", name],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def run(options: Options, loan: Loan) -> NoReturn:
+    """Become podman, with the keys of `loan` there for a minute.
+
+    Raises EngineError when it is not installed, or cannot do what is asked.
+    """
+    program = shutil.which("podman")
+    if program is None:
+        raise EngineError("podman is not installed; on Debian and Ubuntu: apt install podman")
+    check_terminal(options)
+    words = command(settled(options), names.runtime(), names.variables(options))
+    loan.give()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(program, ["podman", *words])  # noqa: S606 - no shell; this process has nothing left to do
+
+
+def command(options: Options, runtime: str, variables: dict[str, str]) -> list[str]:
+    """Return podman's arguments for settled options."""
+    words = ["--runtime", runtime, "run", "--security-opt", "no-new-privileges"]
+    words += [f"--network={options.network or _ALONE}", f"--pids-limit={options.pids_limit or -1}"]
+    words += [f"--pull={options.pull}"]
+    words += _flags(options)
+    for name, value in (
+        ("name", options.name),
+        ("hostname", options.hostname),
+        ("user", options.user),
+        ("workdir", options.working_directory),
+        ("memory", f"{options.memory}b" if options.memory else None),
+        ("memory-swap", f"{options.memory}b" if options.memory else None),
+        ("cpus", f"{options.cpus:.9g}" if options.cpus else None),
+        ("entrypoint", options.entrypoint),
+    ):
+        if value is not None:
+            words.append(f"--{name}={value}")
+    words += _lists(options, {**options.environment, **variables})
+    return [*words, "--", names.image_name(options, "podman"), *options.arguments]
+
+
+def _flags(options: Options) -> list[str]:
+    return [
+        word
+        for word, wanted in (
+            ("--interactive", options.interactive),
+            ("--tty", options.terminal),
+            ("--detach", options.detach),
+            ("--rm", options.remove),
+            ("--read-only", options.read_only),
+            # Its own file systems on /run and /tmp would be executable.
+            ("--read-only-tmpfs=false", options.read_only),
+        )
+        if wanted
+    ]
+
+
+def _lists(options: Options, environment: dict[str, str]) -> list[str]:
+    kept = ",noexec,nosuid,nodev" if options.strict else ""
+    return [
+        *(f"--env={name}={value}" for name, value in environment.items()),
+        *(f"--label={name}={value}" for name, value in options.labels.items()),
+        *(f"--cap-drop={name}" for name in options.cap_drop),
+        *(f"--cap-add={name}" for name in options.cap_add),
+        *(f"--tmpfs={one.target}:{','.join(tmpfs_options(one))}" for one in options.tmpfs),
+        *(
+            f"--volume={one.source}:{one.target}:{'ro' if one.read_only else 'rw'}{kept}"
+            for one in options.volumes
+        ),
+        *(f"--publish={_publish(port)}" for port in options.ports),
+    ]
+
+
+def _publish(port: Port) -> str:
+    address = f"[{port.address}]" if ":" in port.address else port.address
+    parts = [str(port.container_port)]
+    if address or port.host_port:
+        parts.insert(0, str(port.host_port or ""))
+    if address:
+        parts.insert(0, address)
+    return f"{':'.join(parts)}/{port.protocol}"

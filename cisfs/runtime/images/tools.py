@@ -1,0 +1,77 @@
+"""skopeo and umoci: finding them, running them, and their errors in one line.
+
+Does not know what is done with what they fetch and unpack.  Any number may run at once.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from cisfs.errors import EngineError
+
+_POLICY = Path("/etc/containers/policy.json")
+# What both write before the message proper: a time and a level, or logrus's key=value words.
+_MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
+_LINE_LIMIT = 500  # characters
+
+
+def copy(source: str, layout: Path, name: str) -> None:
+    """Copy an image into an OCI layout.  Raises EngineError."""
+    # Layers are unpacked at once and then thrown away: compressing them would be for nothing.  But
+    # those of docker-archive: and docker-daemon: skopeo 1.9 then leaves as they are, and calls them
+    # compressed all the same.
+    as_is = ["--dest-oci-accept-uncompressed-layers"] if source.startswith("oci:") else []
+    words = ["copy", "--quiet", *as_is]
+    _skopeo(words, [source, f"oci:{layout}:{name}"], f"cannot fetch image {source}")
+
+
+def digest(source: str) -> str:
+    """Return the digest of an image's manifest, where it is.  Raises EngineError."""
+    return _skopeo(
+        ["inspect", "--no-tags", "--format", "{{.Digest}}"], [source], f"no image {source}"
+    ).strip()
+
+
+def unpack(layout: Path, name: str, rootfs: Path) -> None:
+    """Unpack an image of a layout, whiteouts applied, owners kept.  Raises EngineError."""
+    words = ["raw", "unpack", "--keep-dirlinks", "--image", f"{layout}:{name}", str(rootfs)]
+    _run(_program("umoci"), words, "cannot unpack the image")
+
+
+def _skopeo(command: Sequence[str], names: Sequence[str], failure: str) -> str:
+    # Without the package of common files there is no policy, which skopeo takes for an error.
+    policy = [] if _POLICY.exists() else ["--insecure-policy"]
+    return _run(_program("skopeo"), [*policy, *command, *names], failure)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise EngineError(
+            f"{name} is not installed, which images need; "
+            f"on Debian and Ubuntu: apt install {name} (or use --rootfs)"
+        )
+    return found
+
+
+def _run(program: str, words: Sequence[str], failure: str) -> str:
+    done = subprocess.run(
+        [program, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise EngineError(f"{failure}: {in_words(done.stderr.decode(errors='replace'))}")
+    return done.stdout.decode(errors="replace")
+
+
+def in_words(complaint: str) -> str:
+    """Return the last message of what such a program wrote, without time and level."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    if not lines:
+        return "it failed and did not say why"
+    found = _MESSAGE.search(lines[-1])
+    text = found[1].replace('\\"', '"') if found else lines[-1]
+    return " ".join(text.split())[:_LINE_LIMIT]

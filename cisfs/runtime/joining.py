@@ -1,0 +1,143 @@
+"""A further command in a running container of the embedded engine: `cisfs exec`.
+
+Enters the namespaces of the container's supervisor, where runc's state and the mounts are, and lets
+runc do the rest.  Does not know how the container came to be.  For a process with one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cisfs.errors import EngineError
+from cisfs.mount import syscalls
+from cisfs.runtime import account, engine
+from cisfs.runtime.listing import Container
+from cisfs.runtime.spelling import CAPABILITIES
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_RUNC_FAILED = 255
+_LOG_LIMIT = 1 << 16  # bytes
+_ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to execute, and how it differs from the container's own command."""
+
+    arguments: Sequence[str]
+    terminal: bool = False
+    user: str | None = None
+    working_directory: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def execute(container: Container, order: Order) -> int:
+    """Run the command to its end; return its exit code, or docker's for one that cannot run.
+
+    Raises EngineError when the container has just ended, or for an unknown user.
+    """
+    runc = engine.find()
+    words = _words(runc, container, order)
+    log = os.memfd_create("cisfs runc log", 0)  # inherited: runc is told its number
+    words[1:1] = ["--log", f"/proc/self/fd/{log}", "--log-format", "json"]
+    _enter(container)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.execv(runc, words)  # noqa: S606 - no shell is involved
+        finally:
+            os._exit(_RUNC_FAILED)
+    code = _await(child)
+    if code != _RUNC_FAILED:
+        return code
+    # runc has said on standard error what is wrong; the log tells its failures from the command's.
+    text = os.pread(log, _LOG_LIMIT, 0).decode(errors="replace")
+    return engine.classify(text, code).exit_code if text.strip() else code
+
+
+def _words(runc: str, container: Container, order: Order) -> list[str]:
+    words = [runc, "--root", str(container.place / "runc"), "exec"]
+    words += ["--tty"] if order.terminal else []
+    if order.working_directory is not None:
+        words += ["--cwd", order.working_directory]
+    if order.user is not None:
+        who = _account(container, order.user)
+        words += ["--user", f"{who.uid}:{who.gid}"]
+        words += [word for group in who.groups for word in ("--additional-gids", str(group))]
+        if who.uid == 0:  # as at the start: root has what the container may have, others nothing
+            words += [word for name in _bounding(container) for word in ("--cap", name)]
+    for name, value in order.environment.items():
+        words += ["--env", f"{name}={value}"]
+    return [*words, container.state.identifier, *order.arguments]
+
+
+def _account(container: Container, user: str) -> account.Account:
+    try:
+        root = os.open(f"/proc/{container.state.init}/root", os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        raise EngineError(f"container {container.state.name} has just ended") from None
+    try:
+        passwd, group = (_text(root, path) for path in ("/etc/passwd", "/etc/group"))
+    finally:
+        os.close(root)
+    return account.resolve(user, passwd, group)
+
+
+def _bounding(container: Container) -> list[str]:
+    """Return the capabilities that a process of the container can have at most, proc(5)."""
+    try:
+        status = Path(f"/proc/{container.state.init}/status").read_text()
+    except OSError:
+        return []
+    (row,) = (line for line in status.splitlines() if line.startswith("CapBnd:"))
+    mask = int(row.split()[1], 16)
+    return [name for bit, name in enumerate(CAPABILITIES) if mask & 1 << bit]
+
+
+def _text(root: int, path: str) -> str:
+    try:
+        descriptor = syscalls.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_ACCOUNT_FILE_LIMIT).decode("utf-8", "surrogateescape")
+
+
+def _enter(container: Container) -> None:
+    """Go to the supervisor's namespaces; the next fork is the first process of ours in its PIDs."""
+    namespaces = []
+    try:
+        for name in ("pid", "mnt"):
+            path = f"/proc/{container.state.supervisor}/ns/{name}"
+            namespaces.append(os.open(path, os.O_RDONLY))
+        for descriptor, kind in zip(
+            namespaces, (syscalls.CLONE_NEWPID, syscalls.CLONE_NEWNS), strict=True
+        ):
+            syscalls.enter_namespace(descriptor, kind)
+    except FileNotFoundError:
+        raise EngineError(f"container {container.state.name} has just ended") from None
+    finally:
+        for descriptor in namespaces:
+            os.close(descriptor)
+
+
+def _await(child: int) -> int:
+    """Pass signals to runc, which passes them to the command; return the exit code."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        os.kill(child, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, forward)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to runc as well
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,1 @@
+"""`cisfs-runtime`, an OCI runtime: encrypted layers under a container's root, then runc."""

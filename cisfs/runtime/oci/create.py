@@ -1,0 +1,143 @@
+"""Before runc creates a container: its root is mounted, and its configuration says so.
+
+In a mount namespace that is private to this process, which goes on as runc.  A process forked here,
+the keeper, mounts everything and then leaves that namespace: it lasts as long as the container.
+Does not know how roots are mounted.  Changes namespaces, so it is for a process with one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cisfs.errors import CisfsError, EngineError, FormatError
+from cisfs.mount import syscalls
+from cisfs.mount.assignment import MOUNTED, live
+from cisfs.runtime import scratch
+from cisfs.runtime.oci import record, spec
+from cisfs.runtime.oci.line import Line
+from cisfs.runtime.scratch import Kind, Scratch
+
+if TYPE_CHECKING:
+    from cisfs.runtime.oci.keeper import Task
+
+FAILURES = (CisfsError, OSError)
+_CONFIG = "config.json"
+_REPORT_LIMIT = 1 << 16  # bytes
+
+
+def prepare(line: Line, runtime: str) -> None:
+    """Mount what the bundle of `line` names, if it names anything; `runtime` is what follows.
+
+    Raises CisfsError, OSError.
+    """
+    bundle = Path(line.bundle).absolute()
+    try:
+        config = _load(bundle / _CONFIG)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # runc says it as its users know it
+    wanted = spec.wanted(config)
+    if wanted is None or not line.container:
+        return
+    kind = scratch.parse(wanted.scratch) if wanted.scratch is not None else Scratch()
+    if os.geteuid() != 0:
+        raise EngineError("containers with encrypted layers take root: their layers are mounted")
+    record.sweep()
+    place = record.claim(record.name_of(line.container, line.root))
+    try:
+        _mount(line, runtime, bundle, config, wanted, kind, place)
+    except BaseException:
+        place.remove()
+        raise
+
+
+def in_words(error: CisfsError | OSError) -> str:
+    """Return what to say of a failure."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
+def _mount(
+    line: Line,
+    runtime: str,
+    bundle: Path,
+    config: spec.Json,
+    wanted: spec.Wanted,
+    kind: Scratch,
+    place: record.Place,
+) -> None:
+    from cisfs.runtime.oci import keeper
+    from cisfs.runtime.store import STORE
+
+    task = keeper.Task(
+        container=line.container,
+        bundle=bundle,
+        base=bundle / spec.root_path(config),
+        layers=wanted.layers,
+        scratch=kind,
+        store=Path(line.own.get("store", STORE)),
+        place=place,
+        home=_leave(),
+        pid_file=Path(line.options["pid-file"]).absolute() if "pid-file" in line.options else None,
+        runtime=runtime,
+        root=line.root,
+        ends_at_once=spec.has_own_pid_namespace(config),
+    )
+    _have_kept(task)
+    changed = spec.rewritten(
+        config,
+        str(place.mounts / "root"),
+        read_only=kind.kind is Kind.NONE,
+        machine=platform.machine(),
+    )
+    ours = place.mounts / _CONFIG
+    ours.write_text(json.dumps(changed))
+    syscalls.mount(str(ours), str(bundle / _CONFIG), flags=syscalls.MS_BIND)
+
+
+def _leave() -> int:
+    """Go into a mount namespace of our own; return a descriptor of the one that was left."""
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.keep_memory_private()  # until runc is executed, whose limits are not to change
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave, not private: what the host unmounts must not stay busy because of us.
+    syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+    return home
+
+
+def _have_kept(task: Task) -> None:
+    """Fork the keeper, and wait until it has mounted everything.  Raises what it raised."""
+    from cisfs.mount.server import error_class
+    from cisfs.runtime.oci import keeper
+
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(receive)
+        live(lambda: keeper.keep(task, send), send)
+    os.close(send)
+    try:
+        report = os.read(receive, _REPORT_LIMIT)  # in one piece; the servers leave the pipe open
+    finally:
+        os.close(receive)
+    if report == MOUNTED:
+        return
+    os.waitpid(pid, 0)
+    number, _, message = report.decode(errors="replace").partition("\n")
+    if not message:
+        raise EngineError("the keeper of the container died before everything was mounted")
+    raise error_class(int(number))(message)
+
+
+def _load(path: Path) -> spec.Json:
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise FormatError(f"{path} is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise FormatError(f"{path} is no JSON object")
+    return config

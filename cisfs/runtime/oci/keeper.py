@@ -1,0 +1,213 @@
+"""The keeper of a container: mounts its root, then stays for as long as anything serves that.
+
+It is forked in the namespace that the container is made in, mounts everything there, and goes home
+to the host's.  When the container's first process ends, it has the scratch's key destroyed, before
+the kernel unmounts.  When the last server has ended, as servers do when the last mount of theirs is
+gone, it forgets the container.  Killed itself, it takes nothing down.
+
+Does not know the engine or the runtime, but for the file that has the first process's number.  One
+thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from setproctitle import setproctitle
+
+from cisfs.layer.opening import Layer, open_layer
+from cisfs.layer.sealed import SealedLayer
+from cisfs.layer.store import resolve
+from cisfs.layer.unlocked import credential_for
+from cisfs.mount import process, syscalls
+from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
+from cisfs.runtime import stack
+from cisfs.runtime.oci.record import Place
+from cisfs.runtime.scratch import Kind, Scratch
+from cisfs.runtime.stack import Stack
+
+_SEEKING_MS = 50  # between looks for the container's first process
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to keep.
+
+    `base` is the public root filesystem, `runtime` the program that is to create the container,
+    `root` where that keeps its state, `pid_file` where
+    it writes the first process's number; `ends_at_once`: no process outlives the first.
+    """
+
+    container: str
+    bundle: Path
+    base: Path
+    layers: tuple[str, ...]
+    scratch: Scratch
+    store: Path
+    place: Place
+    home: int
+    pid_file: Path | None
+    runtime: str
+    root: str
+    ends_at_once: bool
+
+
+def keep(task: Task, report: int) -> int:
+    """Mount, report, and stay; return the exit code.  For a process that has just been forked.
+
+    Raises CisfsError, OSError: what could not be mounted, with everything undone.
+    """
+    maker = os.pidfd_open(os.getppid())  # becomes the runtime
+    process.keep_memory_private()
+    process.leave_home()
+    process.shed_descriptors(keep_stderr=False)
+    process.start_logging(task.place.log, to_stderr=False)
+    for number in TERMINATION:
+        signal.signal(number, signal.SIG_IGN)  # it ends with what it keeps
+    setproctitle(f"cisfs: keeper {task.container}")
+    with ExitStack() as undo:
+        mounted = _mount(task, undo)
+        undo.pop_all()
+    tell(report, MOUNTED)
+    os.close(report)
+    syscalls.enter_namespace(task.home, syscalls.CLONE_NEWNS)
+    _Watch(task, mounted, maker).run()
+    if mounted.scratch is not None:
+        mounted.scratch.leave_loop()
+    task.place.remove()
+    return 0
+
+
+def _mount(task: Task, undo: ExitStack) -> Stack:
+    stack.mount_memory(task.place.mounts)
+    undo.callback(syscalls.unmount, str(task.place.mounts), syscalls.MNT_DETACH)
+    plan = stack.Plan(
+        place=task.place.mounts,
+        base=task.base,
+        scratch=task.scratch,
+        store=task.store,
+        options=MountOptions(read_only=True, log_file=task.place.log, home=task.home),
+    )
+    layers = _opened(task)
+    mounted = stack.mount(plan, layers, undo)
+    task.place.write(_record(task, layers, mounted))
+    return mounted
+
+
+def _opened(task: Task) -> list[Layer]:
+    """Open the layers with keys from the keyring."""
+    layers: list[Layer] = []
+    try:
+        for reference in task.layers:
+            path = resolve(reference)
+            layers.append(open_layer(path, partial(credential_for, path), read_only=True))
+    except BaseException:
+        for layer in layers:
+            layer.abandon()
+        raise
+    return layers
+
+
+def _record(task: Task, layers: list[Layer], mounted: Stack) -> dict[str, object]:
+    return {
+        "container": task.container,
+        "runtime": task.runtime,
+        "runtime_root": task.root,
+        "bundle": str(task.bundle),
+        "keeper": os.getpid(),
+        "servers": mounted.servers,
+        "layers": [
+            {
+                "path": str(layer.path),
+                "identity": layer.identity if isinstance(layer, SealedLayer) else None,
+            }
+            for layer in layers
+        ],
+        "scratch": str(task.scratch),
+        "device": mounted.scratch.loop if mounted.scratch else None,
+        "started": time.time(),
+    }
+
+
+class _Watch:
+    """Waits for the end of the container, and of its servers."""
+
+    def __init__(self, task: Task, mounted: Stack, maker: int) -> None:
+        self._task = task
+        self._poll = select.poll()
+        self._servers = {os.pidfd_open(pid): pid for pid in mounted.servers}
+        for handle in self._servers:
+            self._poll.register(handle, select.POLLIN)
+        self._maker = maker  # a descriptor of the process that creates the container
+        is_lost = task.scratch.kind is Kind.EPHEMERAL and task.ends_at_once
+        self._scratch = mounted.scratch if is_lost else None
+        self._born = _start_time(os.getpid())
+        self._first = -1  # a descriptor of the container's first process
+        self._awaits_first = self._scratch is not None or not self._servers
+
+    def run(self) -> None:
+        """Return when no server is left; where there never was one, when no first process is."""
+        served = bool(self._servers)
+        while self._servers if served else self._awaits_first:
+            is_seeking = self._awaits_first and self._first < 0
+            for handle, _ in self._poll.poll(_SEEKING_MS if is_seeking else None):
+                self._end(handle)
+            if is_seeking:
+                self._look_for_first()
+
+    def _look_for_first(self) -> None:
+        """Find the container's first process; none is to come when its maker has ended."""
+        is_made = bool(select.select([self._maker], [], [], 0)[0])
+        self._first = self._opened_first()
+        if self._first >= 0:
+            self._poll.register(self._first, select.POLLIN)
+        elif is_made:
+            self._first_ended()
+
+    def _end(self, handle: int) -> None:
+        """Take note of the end of a process."""
+        self._poll.unregister(handle)
+        os.close(handle)
+        if handle != self._first:
+            os.waitpid(self._servers.pop(handle), 0)
+            return
+        self._first_ended()
+
+    def _first_ended(self) -> None:
+        self._first, self._awaits_first = -1, False
+        if self._scratch is not None:
+            self._scratch.destroy()
+
+    def _opened_first(self) -> int:
+        """Return a descriptor of the container's first process, -1 while there is none."""
+        try:
+            pid = self._first_pid()
+            handle = os.pidfd_open(pid)
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1
+        if _start_time(pid) < self._born:  # of an earlier container in the same place
+            os.close(handle)
+            return -1
+        return handle
+
+    def _first_pid(self) -> int:
+        if self._task.pid_file is not None:
+            return int(self._task.pid_file.read_text())
+        state = Path(self._task.root, self._task.container, "state.json")  # runc's own
+        return int(json.loads(state.read_text())["init_process_pid"])
+
+
+def _start_time(pid: int) -> int:
+    """Return when a process started, in ticks since the machine did (proc(5)); 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0

@@ -1,0 +1,76 @@
+"""The command line of an OCI runtime, runc's: its global options, the command, the command's own.
+
+Our own global options are taken out; all else is for runc, which judges it.  Imports nothing: see
+`main`.  Pure; safe anywhere.
+"""
+
+from __future__ import annotations
+
+# Ours: another runtime to become; where layers and scratches are, instead of /var/lib/cisfs.
+_OWN = frozenset({"runtime-binary", "store"})
+# Options whose value may be the next word: of runc 1.1, and crun's among the global ones.
+_GLOBAL = _OWN | {"log", "log-format", "root", "criu", "rootless", "cgroup-manager"}
+_OF_COMMAND = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
+_DEFAULT_ROOT = "/run/runc"
+
+
+class Line:
+    """A command line: `words` for runc, `command` or "", and `arguments`, what follows options."""
+
+    __slots__ = ("arguments", "command", "options", "own", "words")
+
+    def __init__(self) -> None:
+        """Used by `parse` only."""
+        self.words: list[str] = []
+        self.command = ""
+        self.own: dict[str, str] = {}
+        self.options: dict[str, str] = {}  # all others, of the runtime and of the command
+        self.arguments: list[str] = []
+
+    @property
+    def container(self) -> str:
+        """The container's id, "" if there is none."""
+        return self.arguments[0] if self.arguments else ""
+
+    @property
+    def bundle(self) -> str:
+        """The bundle's directory, as it was given."""
+        return self.options.get("bundle") or self.options.get("b") or "."
+
+    @property
+    def root(self) -> str:
+        """Where the runtime keeps the state of its containers."""
+        return self.options.get("root", _DEFAULT_ROOT)
+
+
+def parse(words: list[str]) -> Line:
+    """Return what `words`, without the program's name, say."""
+    line = Line()
+    rest = _options(line, words, _GLOBAL)
+    if rest:
+        line.command = rest[0]
+        line.words.append(rest[0])
+        line.arguments = _options(line, rest[1:], _OF_COMMAND)
+        line.words += line.arguments
+    return line
+
+
+def _options(line: Line, words: list[str], valued: frozenset[str]) -> list[str]:
+    """Take the options at the start of `words` into `line`; return the rest.
+
+    As Go has them: one dash or two, and a value after "=" or in the next word.
+    """
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "--"):
+        name, equals, value = words[at].lstrip("-").partition("=")
+        taken = [words[at]]
+        if not equals and name in valued and at + 1 < len(words):
+            value = words[at + 1]
+            taken.append(value)
+        at += len(taken)
+        if name in _OWN and not line.command:
+            line.own[name] = value
+        else:
+            line.options[name] = value
+            line.words += taken
+    return words[at:]

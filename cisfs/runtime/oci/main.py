@@ -1,0 +1,61 @@
+"""`cisfs-runtime`: runc's command line, with encrypted layers under the root of what it creates.
+
+Container engines start it several times for each container, so all but `create` and `run` of a
+bundle that names layers becomes runc at once, and nothing is imported for it.  Does not know how
+layers are mounted.  One call per process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cisfs.runtime.oci import line
+
+_DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def main() -> int:
+    """Do what the process's arguments ask for; returns only when that failed."""
+    given = line.parse(sys.argv[1:])
+    binary = _found(given.own.get("runtime-binary", "runc"))
+    if binary is None:
+        return _fail(given, "runc is not installed; on Debian and Ubuntu: apt install runc")
+    if given.command not in ("create", "run"):
+        return _become(given, binary)
+    from cisfs.runtime.oci import create
+
+    try:
+        create.prepare(given, binary)
+    except create.FAILURES as error:
+        return _fail(given, create.in_words(error))
+    return _become(given, binary)
+
+
+def _become(given: line.Line, binary: str) -> int:
+    try:
+        os.execv(binary, [binary, *given.words])  # noqa: S606 - a shell is the last thing wanted
+    except OSError as error:
+        return _fail(given, f"cannot run {binary}: {error.strerror}")
+
+
+def _found(name: str) -> str | None:
+    """Return the path of a program: the engine may have started us with a short PATH, or none."""
+    if "/" in name:
+        return name
+    for directory in f"{os.environ.get('PATH', '')}:{_DIRECTORIES}".split(":"):
+        path = f"{directory}/{name}"
+        if directory and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _fail(given: line.Line, message: str) -> int:
+    from cisfs.runtime.oci import complaint
+
+    complaint.complain(given, message)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What an OCI configuration (config.json) asks of us, and what it becomes for runc.
+
+Source: OCI runtime-spec 1.0.2, config.md and config-linux.md.  Pure functions over parsed JSON; no
+I/O.  Safe anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cisfs.errors import FormatError
+
+Json = dict[str, Any]
+Kind = TypeVar("Kind")
+
+LAYERS_ANNOTATION = "dev.cisfs.layers"
+SCRATCH_ANNOTATION = "dev.cisfs.scratch"
+LAYERS_VARIABLE = "CISFS_LAYERS"
+SCRATCH_VARIABLE = "CISFS_SCRATCH"
+_VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE)
+
+# The kernel's keyrings belong to users and not to containers: root in a container could read what
+# `cisfs unlock` left for root on the host, whatever its capabilities.
+KEYRING_CALLS = ("add_key", "keyctl", "request_key")
+_EPERM = 1
+# A filter that knows only the native calls can be walked around through the 32-bit entry.
+_ARCHITECTURES: Mapping[str, list[str]] = {
+    "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+}
+# The kernel ignores a limit of 0 when cores go to a pipe, and refuses at 1 (fs/coredump.c).
+_NO_CORE = {"type": "RLIMIT_CORE", "soft": 1, "hard": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a bundle names: layers, the topmost first, and the kind of scratch, if it says one."""
+
+    layers: tuple[str, ...]
+    scratch: str | None
+
+
+def wanted(config: Json) -> Wanted | None:
+    """Return what the configuration names, None if nothing: then it is none of our business.
+
+    An annotation is stronger than the variable of the same meaning, which images can set.
+    Raises FormatError for a configuration that is none.
+    """
+    annotations = _of_kind(config.get("annotations") or {}, dict, "annotations")
+    variables = _variables(config)
+    layers = annotations.get(LAYERS_ANNOTATION, variables.get(LAYERS_VARIABLE))
+    scratch = annotations.get(SCRATCH_ANNOTATION, variables.get(SCRATCH_VARIABLE))
+    names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
+    return Wanted(names, scratch) if names or scratch else None
+
+
+def root_path(config: Json) -> str:
+    """Return where the root filesystem is, absolute or relative to the bundle.
+
+    Raises FormatError.
+    """
+    root = _of_kind(config.get("root"), dict, "root")
+    return str(_of_kind(root.get("path"), str, "root.path"))
+
+
+def rewritten(config: Json, root: str, *, read_only: bool, machine: str) -> Json:
+    """Return the configuration for runc: another root, and nothing by which secrets get out.
+
+    `machine` is uname's.
+    """
+    process = dict(_of_kind(config.get("process") or {}, dict, "process"))
+    if "env" in process:
+        process["env"] = [each for each in process["env"] if _name(each) not in _VARIABLES]
+    if process:
+        process["rlimits"] = [
+            *(each for each in process.get("rlimits") or [] if each.get("type") != "RLIMIT_CORE"),
+            _NO_CORE,
+        ]
+    linux = dict(config.get("linux") or {})
+    linux["seccomp"] = without_keyring(linux.get("seccomp"), machine)
+    before = config["root"]
+    read_only = read_only or bool(before.get("readonly"))
+    return {
+        **config,
+        **({"mounts": _without_programs(config.get("mounts") or [])} if read_only else {}),
+        **({"process": process} if process else {}),
+        "root": {**before, "path": root, "readonly": read_only},
+        "linux": linux,
+    }
+
+
+def _without_programs(mounts: list[Json]) -> list[Json]:
+    """Return the mounts with /dev, which can be written where the root cannot, not executable."""
+    return [
+        {**each, "options": [*(each.get("options") or []), "noexec"]}
+        if each.get("destination") == "/dev"
+        else each
+        for each in mounts
+    ]
+
+
+def without_keyring(seccomp: Json | None, machine: str) -> Json:
+    """Return a system call filter that refuses the keyring's calls and else is as it was."""
+    if not seccomp:
+        seccomp = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": _ARCHITECTURES.get(machine, []),
+        }
+    rules = []
+    for rule in seccomp.get("syscalls") or []:
+        names = [name for name in rule.get("names", []) if name not in KEYRING_CALLS]
+        if names:
+            rules.append({**rule, "names": names})
+    if seccomp.get("defaultAction") != "SCMP_ACT_ERRNO":
+        action = {"action": "SCMP_ACT_ERRNO", "errnoRet": _EPERM}
+        rules.append({"names": list(KEYRING_CALLS), **action})
+    return {**seccomp, "syscalls": rules}
+
+
+def has_own_pid_namespace(config: Json) -> bool:
+    """Whether all of the container ends with its first process (pid_namespaces(7))."""
+    linux = config.get("linux") or {}
+    return any(
+        each.get("type") == "pid" and not each.get("path") for each in linux.get("namespaces") or []
+    )
+
+
+def _variables(config: Json) -> dict[str, str]:
+    process = _of_kind(config.get("process") or {}, dict, "process")
+    settings = _of_kind(process.get("env") or [], list, "process.env")
+    return {
+        name: each.partition("=")[2]
+        for each in settings
+        if isinstance(each, str) and (name := _name(each)) in _VARIABLES
+    }
+
+
+def _name(setting: str) -> str:
+    return setting.partition("=")[0]
+
+
+def _of_kind(value: object, kind: type[Kind], what: str) -> Kind:
+    if not isinstance(value, kind):
+        raise FormatError(f"config.json: {what} is no {kind.__name__}")
+    return value

@@ -1,0 +1,57 @@
+"""The command line of cisfs-runtime: what is taken out of it, and what is understood of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cisfs.runtime.oci import line
+
+
+def test_all_words_but_our_own_options_are_for_runc() -> None:
+    given = [
+        "--root",
+        "/r",
+        "--runtime-binary",
+        "/usr/bin/crun",
+        "--store=/s",
+        "--log",
+        "l",
+        "--debug",
+        "state",
+        "--x",
+        "id",
+    ]
+    parsed = line.parse(given)
+    assert parsed.words == ["--root", "/r", "--log", "l", "--debug", "state", "--x", "id"]
+    assert parsed.own == {"runtime-binary": "/usr/bin/crun", "store": "/s"}
+    assert (parsed.command, parsed.container) == ("state", "id")
+
+
+@pytest.mark.parametrize("written", ["--bundle /b", "--bundle=/b", "-b /b", "-b=/b", "-bundle /b"])
+def test_a_bundle_is_found_however_go_lets_it_be_written(written: str) -> None:
+    parsed = line.parse(["create", *written.split(), "--pid-file", "p", "id"])
+    assert (parsed.bundle, parsed.container) == ("/b", "id")
+    assert parsed.options["pid-file"] == "p"
+
+
+def test_what_is_missing_has_a_default_or_is_empty() -> None:
+    parsed = line.parse(["create", "id"])
+    assert (parsed.bundle, parsed.root) == (".", "/run/runc")
+    assert line.parse([]).command == line.parse(["--version"]).command == ""
+    assert line.parse(["create"]).container == ""
+
+
+def test_a_value_that_looks_like_a_command_is_none() -> None:
+    assert line.parse(["--root", "create", "delete", "-f", "id"]).command == "delete"
+    assert line.parse(["--log-format", "json", "kill", "id", "KILL"]).arguments == ["id", "KILL"]
+
+
+def test_words_of_a_command_are_never_taken_out() -> None:
+    given = ["exec", "--store", "id", "sh", "-c", "--runtime-binary x"]
+    assert line.parse(given).words == given
+    assert line.parse(given).own == {}
+
+
+def test_an_option_without_its_value_is_left_for_runc_to_judge() -> None:
+    assert line.parse(["--root"]).words == ["--root"]
+    assert line.parse(["create", "--bundle"]).words == ["create", "--bundle"]
