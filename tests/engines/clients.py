@@ -20,6 +20,10 @@ class Client:
         self.machine = machine
         self._program = program
 
+    def with_options(self, *more: str) -> Client:
+        """The same program with more options before its subcommands."""
+        return Client(self.machine, *self._program, *more)
+
     def __call__(self, *words: str | Path, stdin: str = "") -> Ended:
         """Run a command to its end."""
         return self.machine.run(*self._program, *words, stdin=stdin)

@@ -17,7 +17,8 @@ from tests.engines import cri, daemons, images
 from tests.engines.clients import Client
 from tests.engines.machine import Machine
 from tests.engines.machine import machine as new_machine
-from tests.engines.traces import traces, wait_for
+from tests.engines.secret import Secret, prepare, unlocked
+from tests.engines.traces import KEPT, traces, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,7 @@ def machine() -> Iterator[Machine]:
     if os.geteuid() != 0:
         pytest.fail("these tests start engines: run them as root (scripts/test does)")
     with new_machine() as made:
+        prepare(made)
         images.busybox(made.memory / "busybox.tar")
         images.debian(made.memory / "debian.tar")
         images.pause(made.memory / "pause.tar")
@@ -33,12 +35,22 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def containerd(machine: Machine) -> Iterator[str]:
-    """Its socket."""
+    """Its socket.  It is told of the runtime before it starts."""
+    daemons.configure_containerd(machine)
+    told = configured(machine, "containerd")
+    assert "kind: RuntimeClass" in told
     with daemons.containerd(machine):
-        for name in ("busybox", "pause"):
+        for name in ("busybox", "debian", "pause"):
             path = machine.memory / f"{name}.tar"
             machine.must("ctr", "--namespace=k8s.io", "images", "import", path)
         yield daemons.CONTAINERD_SOCKET
+
+
+def configured(machine: Machine, engine: str) -> str:
+    """Have an engine know the runtime "cisfs"; returns what the command says."""
+    ended = machine.cisfs("runtime", "configure", "--engine", engine)
+    assert ended.returncode == 0, ended
+    return ended.stdout
 
 
 @pytest.fixture(scope="session")
@@ -49,10 +61,13 @@ def kubelet(machine: Machine, containerd: str) -> Iterator[cri.Kubelet]:
 
 @pytest.fixture(scope="session")
 def dockerd(machine: Machine, containerd: str) -> Iterator[Client]:
-    with daemons.dockerd(machine, containerd):
+    """It is told of the runtime while it runs."""
+    daemons.configure_dockerd(machine, containerd)
+    with daemons.dockerd(machine):
         client = Client(machine, "docker")
         for name in ("busybox", "debian"):
             client.must("load", "--quiet", "--input", machine.memory / f"{name}.tar")
+        configured(machine, "docker")
         yield client
 
 
@@ -68,8 +83,24 @@ def docker_api(dockerd: Client) -> Iterator[docker.DockerClient]:
 def podman_engine(machine: Machine) -> Client:
     options = ["--cgroup-manager=cgroupfs", "--events-backend=none", "--storage-driver=overlay"]
     client = Client(machine, "podman", *options)
-    client.must("load", "--quiet", "--input", machine.memory / "busybox.tar")
+    for name in ("busybox", "debian"):
+        client.must("load", "--quiet", "--input", machine.memory / f"{name}.tar")
+    configured(machine, "podman")
     return client
+
+
+@pytest.fixture(scope="session")
+def secret(machine: Machine) -> Iterator[Secret]:
+    """A layer that is unlocked."""
+    with unlocked(machine, "secret") as made:
+        yield made
+
+
+@pytest.fixture
+def kept(machine: Machine) -> Iterator[str]:
+    """What names a persistent scratch, which is gone in the end."""
+    yield f"persistent:{KEPT}"
+    machine.must("rm", "-rf", f"/var/lib/cisfs/scratch/{KEPT}")
 
 
 @contextlib.contextmanager
@@ -87,6 +118,13 @@ def cleared(client: Client) -> Iterator[Client]:
 def dock(dockerd: Client) -> Iterator[Client]:
     """docker, with no container of another test."""
     with cleared(dockerd) as client:
+        yield client
+
+
+@pytest.fixture
+def cisfs_podman(podman_engine: Client) -> Iterator[Client]:
+    """The same, with --runtime."""
+    with cleared(podman_engine.with_options("--runtime=cisfs")) as client:
         yield client
 
 

@@ -2,7 +2,7 @@
 
 containerd comes first and dockerd uses it, as on a Debian that has both.  Everything is at its
 usual place, on that machine; only control groups stay below the machine's own.  Does not know
-cisfs: runtimes are given by name and path.  One of each at a time.
+cisfs.  One of each at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.engines.images import PAUSE
@@ -27,14 +27,6 @@ version = 2
   disable_apparmor = true
   restrict_oom_score_adj = true
 """
-_HANDLER = """
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]
-  runtime_type = "io.containerd.runc.v2"
-  pod_annotations = ["dev.cisfs.*"]
-  container_annotations = ["dev.cisfs.*"]
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
-    BinaryName = "{path}"
-"""
 
 
 def answers(path: Path) -> bool:
@@ -47,35 +39,41 @@ def answers(path: Path) -> bool:
     return True
 
 
+def configure_containerd(machine: Machine) -> None:
+    """Write what there is before cisfs adds to it."""
+    _write(machine, "/etc/containerd/config.toml", _CONTAINERD.format(pause=PAUSE))
+
+
+def configure_dockerd(machine: Machine, containerd: str) -> None:
+    """The same for dockerd, which is to use the containerd at a socket."""
+    settings = {
+        "bip": "172.31.77.1/24",
+        "cgroup-parent": machine.group,
+        "containerd": containerd,
+        "log-level": "warn",
+        "storage-driver": "overlay2",
+        "userland-proxy": False,
+    }
+    _write(machine, "/etc/docker/daemon.json", json.dumps(settings))
+
+
 @contextlib.contextmanager
-def containerd(machine: Machine, runtimes: Mapping[str, str] | None = None) -> Iterator[None]:
-    """containerd with its CRI plugin, and runtime handlers by their programs."""
-    config = machine.outside("/etc/containerd/config.toml")
-    config.parent.mkdir(exist_ok=True)
-    handlers = [_HANDLER.format(name=name, path=path) for name, path in (runtimes or {}).items()]
-    config.write_text(_CONTAINERD.format(pause=PAUSE) + "".join(handlers))
+def containerd(machine: Machine) -> Iterator[None]:
+    """containerd with its CRI plugin, as it is configured."""
     sock = machine.outside(CONTAINERD_SOCKET)
     with machine.daemon("containerd", ready=lambda: answers(sock)):
         yield
 
 
 @contextlib.contextmanager
-def dockerd(
-    machine: Machine, containerd: str, runtimes: Mapping[str, str] | None = None
-) -> Iterator[None]:
-    """dockerd over the containerd at a socket, with further runtimes by their programs."""
-    config = machine.outside("/etc/docker/daemon.json")
-    config.parent.mkdir(exist_ok=True)
-    settings = {
-        "bip": "172.31.77.1/24",
-        "cgroup-parent": machine.group,
-        "containerd": containerd,
-        "log-level": "warn",
-        "runtimes": {name: {"path": path} for name, path in (runtimes or {}).items()},
-        "storage-driver": "overlay2",
-        "userland-proxy": False,
-    }
-    config.write_text(json.dumps(settings))
+def dockerd(machine: Machine) -> Iterator[None]:
+    """dockerd, as it is configured."""
     sock = machine.outside(DOCKER_SOCKET)
     with machine.daemon("dockerd", ready=lambda: answers(sock)):
         yield
+
+
+def _write(machine: Machine, path: str, text: str) -> None:
+    file = machine.outside(path)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
