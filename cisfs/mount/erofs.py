@@ -1,9 +1,10 @@
 """Mounting the EROFS in a decrypted image, so that only the file system itself can be seen.
 
-The image is served over FUSE as a single file, and that mount covers the layer's own file, in a
-mount namespace that lasts as long as the mounting takes.  So the image can be reached by no path,
-and the mount table says "erofs" on the mount point, from the layer.  The kernel reads the image as
-a file (Linux 6.12) or else through a loop device.
+The image is served over FUSE as a single file, which has a path only in a mount namespace that
+lasts as long as the mounting takes, on a tmpfs that nobody else can write to: whoever can rename
+files beside the layer cannot have the kernel mount another image.  The mount table says "erofs" on
+the mount point, from the layer.  The kernel reads the image as a file (Linux 6.12) or else through
+a loop device.
 
 Does not know keys or FUSE requests.  `mount` changes namespaces, so it is for a process forked for
 it, with one thread; and never for one that answers the requests, which it waits for.
@@ -14,16 +15,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.mount import loopdevice, newmount, records, syscalls
 from cisfs.mount.loopdevice import device_name, read_ahead
-from cisfs.mount.points import EROFS, FSTYPE
+from cisfs.mount.points import EROFS
 
 _BDI = Path("/sys/class/bdi")
+_PRIVATE = Path("/run")  # always there; what is in it is out of sight while we mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,10 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     # Slave, not private: what the host unmounts meanwhile must not stay busy because of us.
     syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
-    options = f"fd={plan.device},rootmode=100000,user_id=0,group_id=0,default_permissions"
-    syscalls.mount("cisfs", str(plan.layer), FSTYPE, syscalls.MS_RDONLY, options)
+    image = _show_image(plan)
     os.close(plan.device)  # or requests would wait for this process when all the others are dead
     serve()
-    read_ahead(device_name(plan.layer.stat().st_dev))
+    read_ahead(device_name(image.stat().st_dev))
     before = _erofs_bdis()
     mounted, source = _through_loop(plan) if plan.through_loop else _from_file(plan)
     syscalls.enter_namespace(original, syscalls.CLONE_NEWNS)
@@ -66,6 +67,37 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
         read_ahead(name)
 
 
+def _show_image(plan: Plan) -> Path:
+    """Mount the decrypted image where nobody else can reach it; return its path."""
+    syscalls.mount("cisfs", str(_PRIVATE), "tmpfs", 0, "mode=0700")
+    image = _private(plan)
+    image.parent.mkdir(parents=True)
+    image.touch()
+    mounted = newmount.fuse_file(plan.device, read_only=True)
+    try:
+        newmount.place(mounted, image)
+    finally:
+        os.close(mounted)
+    return image
+
+
+def _private(plan: Plan) -> Path:
+    return _PRIVATE / plan.layer.relative_to("/")
+
+
+@contextlib.contextmanager
+def _privately() -> Iterator[None]:
+    """Let paths begin in the private place: the kernel keeps the one that it is given for show."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chroot(_PRIVATE)
+    try:
+        yield
+    finally:
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
+
+
 def _from_file(plan: Plan) -> tuple[int, str]:
     """Make a file-backed mount, or one through a loop device where the kernel takes no file."""
     configured = newmount.Configured(EROFS)
@@ -73,7 +105,8 @@ def _from_file(plan: Plan) -> tuple[int, str]:
         configured.string("source", plan.layer)
         with contextlib.suppress(OSError):  # Linux 6.15; without it pages are cached twice
             configured.flag("directio")
-        return configured.mount(), str(plan.layer)
+        with _privately():
+            return configured.mount(), str(plan.layer)
     except OSError as error:
         if error.errno not in (errno.ENOTBLK, errno.EINVAL):
             raise MountError(_refusal(plan, error)) from None
@@ -84,7 +117,7 @@ def _from_file(plan: Plan) -> tuple[int, str]:
 
 def _through_loop(plan: Plan) -> tuple[int, str]:
     """Make a mount through a loop device that goes when the mount goes."""
-    image = os.open(plan.layer, os.O_RDONLY | os.O_CLOEXEC)
+    image = os.open(_private(plan), os.O_RDONLY | os.O_CLOEXEC)
     try:
         loop = loopdevice.attach(image, os.fsencode(plan.layer), read_only=True)
     finally:

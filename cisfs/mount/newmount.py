@@ -69,6 +69,21 @@ class Configured:
             said.append(line[2:].decode(errors="replace").strip())
 
 
+def fuse_file(device: int, *, read_only: bool) -> int:
+    """Make a FUSE file system that is one file; return the descriptor of a mount without a place.
+
+    `device` is /dev/fuse, opened for it.  Raises OSError.
+    """
+    configured = Configured("fuse")
+    try:
+        options = {"source": "cisfs", "subtype": "cisfs", "fd": str(device), "rootmode": "100000"}
+        for name, value in (options | {"user_id": "0", "group_id": "0"}).items():
+            configured.string(name, value)
+        return configured.mount(read_only=read_only)
+    finally:
+        configured.close()
+
+
 def place(mount: int, mountpoint: Path) -> None:
     """Put a mount that has no place yet on `mountpoint`.  Raises OSError."""
     _call(_MOVE_MOUNT, mount, b"", _AT_FDCWD, os.fsencode(mountpoint), _FROM_EMPTY_PATH)

@@ -108,17 +108,11 @@ def start(image: BlockImage, mountpoint: Path, options: MountOptions) -> Scratch
 def _mount_fuse() -> tuple[int, int]:
     """Open /dev/fuse and make a mount with it that has no place; return descriptors of both."""
     device = os.open(points.FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    configured = newmount.Configured("fuse")
     try:
-        options = {"source": "cisfs", "fd": str(device), "rootmode": "100000"}
-        for name, value in (options | {"user_id": "0", "group_id": "0"}).items():
-            configured.string(name, value)
-        return device, configured.mount(read_only=False)
+        return device, newmount.fuse_file(device, read_only=False)
     except BaseException:
         os.close(device)
         raise
-    finally:
-        configured.close()
 
 
 def _fork(image: BlockImage, device: int, mountpoint: Path, options: MountOptions) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 
 # <sys/mount.h>
 MS_RDONLY = 0x1
@@ -110,3 +111,24 @@ def open_in_root(root: int, path: str, flags: int) -> int:
         ),
         path,
     )
+
+
+def read_in_root(root: int, path: str, limit: int) -> bytes | None:
+    """Return the start of a regular file as `open_in_root` finds it; None for anything else.
+
+    What is no regular file is never opened: to open a device, or to read one, can have effects, and
+    who made the tree may have put one there.
+    """
+    try:
+        found = open_in_root(root, path, os.O_PATH)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            return None
+        with open(f"/proc/self/fd/{found}", "rb", buffering=0) as file:
+            return file.read(limit)
+    except OSError:
+        return None
+    finally:
+        os.close(found)

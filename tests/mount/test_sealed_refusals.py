@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,3 +176,36 @@ def test_other_mounts_are_none_of_our_business(lab: SealedLab) -> None:
         assert linux.Mounted(plain, "erofs") in linux.mounts_below(lab.base)
     finally:
         linux.umount(plain)
+
+
+# Puts another image in the layer's place just before the kernel is told to mount.
+_REPLACED = """
+import os, sys
+from cisfs.mount import erofs
+evil, honest = sys.argv.pop(1), erofs._show_image
+def show_and_be_robbed(plan):
+    shown = honest(plan)
+    os.rename(evil, plan.layer)
+    return shown
+erofs._show_image = show_and_be_robbed
+from cisfs.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--loop-device"]])
+def test_an_image_that_takes_the_layers_place_is_never_mounted(
+    own: SealedLab, options: list[str]
+) -> None:
+    """Whoever can write to the layer's directory can rename, at any moment, what has no key."""
+    tree, evil = own.base / "evil", own.base / "evil.erofs"
+    tree.mkdir()
+    (tree / "evil").write_text("set-uid")
+    layers.make_image(tree, evil)
+    words = [sys.executable, "-c", _REPLACED, str(evil), *map(str, own.mount_words(*options))]
+    ended = own.run(words)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not evil.exists()
+    assert {path.name for path in own.mountpoint.iterdir()} == {
+        path.name for path in own.tree.iterdir()
+    }
