@@ -315,7 +315,10 @@ def test_it_goes_with_the_namespace_that_it_was_mounted_in(lab: ScratchLab) -> N
         return lab.server, lab.loop, os.readlink(f"/proc/{lab.server}/ns/mnt")
 
     linux.adopt_orphans()
-    server, _, namespace = processes.Child(mount_and_leave).result()
+    try:
+        server, _, namespace = processes.Child(mount_and_leave).result()
+    finally:
+        linux.adopt_orphans(adopt=False)
     os.close(home)
     assert namespace == os.readlink("/proc/self/ns/mnt")
     assert linux.mounts_below(lab.base) == []

@@ -57,9 +57,9 @@ def unshare_mounts() -> None:
     mount("none", Path("/"), "", MS_REC | MS_PRIVATE)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends (prctl(2))."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+def adopt_orphans(*, adopt: bool = True) -> None:
+    """Become the parent of every descendant whose own parent ends (prctl(2)), or be so no more."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0))
 
 
 def drop_caches(what: int, *, sync: bool = True) -> None:
