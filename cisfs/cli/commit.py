@@ -7,7 +7,6 @@ process.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ an encrypted scratch, of "cisfs run" or of an engine.  Its writes become a layer
 changed files, and whiteouts for what it deleted.  Laid over the layers and the image that the
 container was started from, it gives the same tree again.  Nothing plaintext is written to a disk.
 
-The container is paused meanwhile, unless --no-pause is given.  Needs root.
+The container is paused meanwhile.  Needs root.
 
 example:
   docker run -d --name author --runtime=cisfs -e CISFS_SCRATCH=ephemeral IMAGE sleep 1d
@@ -40,9 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
     )
     parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
-    parser.add_argument(
-        "--no-pause", action="store_true", help="let the container go on writing meanwhile"
-    )
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
@@ -73,8 +69,8 @@ def _run(args: argparse.Namespace) -> None:
     writes = commit.find(args.container)
     args.output = request.check_output(args.output, force=args.force)
     key = from_options(args, purpose=f"new passphrase for {args.output}", confirm=True)
-    paused = contextlib.nullcontext() if args.no_pause else writes.paused()
-    with paused, writes.shown() as directory:
+    # Paused: a directory that became a symlink under our eyes would lead out of the container.
+    with writes.paused(), writes.shown() as directory:
         wanted = request.check(
             source=str(directory),
             output=args.output,

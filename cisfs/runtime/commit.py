@@ -55,10 +55,10 @@ def find(name: str) -> Writes:
     return found[0]
 
 
-def _refused(name: str) -> UsageError:
+def _refused(name: str, scratch: str) -> UsageError:
     return UsageError(
-        f"container {name} writes to memory, or nowhere, and that cannot be sealed; "
-        "run it with an ephemeral or a persistent scratch"
+        f"container {name} has the scratch {scratch}, which cannot be sealed; run it with an "
+        "ephemeral or a persistent one"
     )
 
 
@@ -121,7 +121,7 @@ def _by_id(name: str) -> Iterator[Writes]:
     for path, each in record.records():
         if name and each["container"].startswith(name):
             if each["device"] is None:
-                raise _refused(name)
+                raise _refused(name, each["scratch"])
             yield _OfEngine(path, each)
 
 
@@ -174,5 +174,5 @@ def _own(name: str) -> Iterator[Writes]:
         entry.mountpoint == scratch and entry.fstype == "ext4"
         for entry in points.parse_mountinfo(table)
     ):
-        raise _refused(name)
+        raise _refused(name, "memory or none")
     yield _OfOurs(container)

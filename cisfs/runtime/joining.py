@@ -6,6 +6,7 @@ runc do the rest.  Does not know how the container came to be.  For a process wi
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from cisfs.errors import EngineError
 from cisfs.mount import syscalls
@@ -43,10 +45,16 @@ def execute(container: Container, order: Order) -> int:
     Raises EngineError when the container has just ended, or for an unknown user.
     """
     runc = engine.find()
-    words = _words(runc, container, order)
-    log = os.memfd_create("cisfs runc log", 0)  # inherited: runc is told its number
-    words[1:1] = ["--log", f"/proc/self/fd/{log}", "--log-format", "json"]
+    who = _account(container, order.user) if order.user is not None else None
+    bounding = _bounding(container) if who is not None and who.uid == 0 else []
+    log, file = (os.memfd_create(name, 0) for name in ("cisfs runc log", "cisfs process"))
+    words = [runc, "--log", f"/proc/self/fd/{log}", "--log-format", "json"]
+    words += ["--root", str(container.place / "runc"), "exec"]
+    words += ["--tty"] if order.terminal else []
+    words += ["--process", f"/proc/self/fd/{file}", container.state.identifier]
     _enter(container)
+    own = json.loads((container.place / "config.json").read_text())["process"]
+    os.write(file, json.dumps(_process(own, order, who, bounding)).encode())
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -63,20 +71,33 @@ def execute(container: Container, order: Order) -> int:
     return engine.classify(text, code).exit_code if text.strip() else code
 
 
-def _words(runc: str, container: Container, order: Order) -> list[str]:
-    words = [runc, "--root", str(container.place / "runc"), "exec"]
-    words += ["--tty"] if order.terminal else []
+def _process(
+    own: dict[str, Any], order: Order, who: account.Account | None, bounding: Sequence[str]
+) -> dict[str, Any]:
+    """Return the process to execute, made of the container's own; not argv, which all can see.
+
+    Root has what the container may have (`bounding`), any other user nothing, as at the start.
+    """
+    environment = [f"{name}={value}" for name, value in order.environment.items()]
+    process = {
+        **{name: value for name, value in own.items() if name != "consoleSize"},
+        "args": list(order.arguments),
+        "terminal": order.terminal,
+        "env": [
+            *(each for each in own["env"] if each.partition("=")[0] not in order.environment),
+            *environment,
+        ],
+    }
     if order.working_directory is not None:
-        words += ["--cwd", order.working_directory]
-    if order.user is not None:
-        who = _account(container, order.user)
-        words += ["--user", f"{who.uid}:{who.gid}"]
-        words += [word for group in who.groups for word in ("--additional-gids", str(group))]
-        if who.uid == 0:  # as at the start: root has what the container may have, others nothing
-            words += [word for name in _bounding(container) for word in ("--cap", name)]
-    for name, value in order.environment.items():
-        words += ["--env", f"{name}={value}"]
-    return [*words, container.state.identifier, *order.arguments]
+        process["cwd"] = order.working_directory
+    if who is not None:
+        user = {"uid": who.uid, "gid": who.gid, "additionalGids": list(who.groups)}
+        held = {kind: list(bounding) for kind in ("bounding", "effective", "permitted")}
+        process |= {
+            "user": user,
+            "capabilities": held if who.uid == 0 else {"bounding": own["capabilities"]["bounding"]},
+        }
+    return process
 
 
 def _account(container: Container, user: str) -> account.Account:
@@ -103,12 +124,8 @@ def _bounding(container: Container) -> list[str]:
 
 
 def _text(root: int, path: str) -> str:
-    try:
-        descriptor = syscalls.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return ""
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(_ACCOUNT_FILE_LIMIT).decode("utf-8", "surrogateescape")
+    content = syscalls.read_in_root(root, path, _ACCOUNT_FILE_LIMIT)
+    return (content or b"").decode("utf-8", "surrogateescape")
 
 
 def _enter(container: Container) -> None:

@@ -67,17 +67,26 @@ class Registration:
         self._memory = os.memfd_create("cisfs state")
         self._write()
         self._path = DIRECTORY / f"{state.identifier}.json"
+        while not self._list(log):
+            pass  # another container ended just now, and removed the empty directory
+
+    def _list(self, log: tuple[int, ...]) -> bool:
+        name = self._state.name
         with _listing():
-            if any(other.state.name == state.name for other in containers()):
+            if any(other.state.name == name for other in _read_all()):
                 os.close(self._memory)
                 raise EngineError(
-                    f"--name {state.name}: there is a container of that name; "
-                    f"stop and remove it (cisfs rm --force {state.name}), or choose another"
+                    f"--name {name}: there is a container of that name; "
+                    f"stop and remove it (cisfs rm --force {name}), or choose another"
                 )
-            self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileNotFoundError:
+                return False
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             record = {"keeper": os.getpid(), "state": self._memory, "log": log}
             os.write(self._lock, json.dumps(record).encode())
+        return True
 
     @property
     def identifier(self) -> str:
@@ -123,13 +132,20 @@ def default_name(identifier: str) -> str:
 
 def containers() -> Iterator[Container]:
     """Yield every container, the oldest first; forget those whose keepers were killed."""
+    found = _read_all()
+    if not found:
+        workspace.remove_empty(DIRECTORY)
+    yield from sorted(found, key=lambda container: container.state.created)
+
+
+def _read_all() -> list[Container]:
     found = []
     paths = list(DIRECTORY.glob("*.json")) if DIRECTORY.is_dir() else []
     for path in paths:
         container = _read(path)
         if container is not None:
             found.append(container)
-    yield from sorted(found, key=lambda container: container.state.created)
+    return found
 
 
 def find(wanted: str) -> Container:
@@ -179,7 +195,6 @@ def _read(path: Path) -> Container | None:
     try:
         if _is_abandoned(file):
             path.unlink(missing_ok=True)
-            workspace.remove_empty(DIRECTORY)
             return None
         record = json.loads(os.read(file, 1 << 16) or b"null")
         return record and _container(record)

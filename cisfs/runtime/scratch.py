@@ -13,7 +13,7 @@ from cisfs.errors import UsageError
 
 DEFAULT_SIZE = 10 << 30  # bytes, at most; the image is sparse
 _LEAST = 16 << 20  # ext4 has no use for less
-_MOST = 16 << 40  # of ext4 with blocks of 4096 bytes
+_MOST = 1 << 40  # what an image may ask for: making its file system takes memory, 70 MiB at this
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _SIZE = re.compile(r"([1-9][0-9]{0,14})([KMGT]?)", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -67,7 +67,7 @@ def _size(text: str, option: str) -> int:
         raise _refused(text, f"{option!r} is not size=SIZE, as in size=10G")
     size = int(match[1]) * _FACTORS[match[2].upper()]
     if not _LEAST <= size <= _MOST:
-        raise _refused(text, "a size is from 16M to 16T")
+        raise _refused(text, "a size is from 16M to 1T")
     return size & -4096
 
 

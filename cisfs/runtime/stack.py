@@ -115,6 +115,8 @@ def _scratch(plan: Plan, layers: Sequence[Layer], undo: ExitStack) -> MountedScr
         image = scratch_image(wanted, plan.store, layers)
         started = scratch.start(image, place, plan.options)
         undo.callback(_dismiss, started.stop)
+        if wanted.kind is Kind.EPHEMERAL:
+            undo.callback(started.destroy)  # first: what was not written yet never will be
     for name in ("upper", "work"):
         (place / name).mkdir(exist_ok=True)
     if not any((place / "upper").iterdir()):

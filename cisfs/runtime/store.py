@@ -19,6 +19,7 @@ from cisfs.errors import NoKeyError, WrongKeyError
 from cisfs.keys.credentials import Opener, RawKey
 from cisfs.layer import unlocked
 from cisfs.layer.scratch import BlockImage, EphemeralImage
+from cisfs.runtime.ownership import owned
 from cisfs.runtime.scratch import DEFAULT_SIZE, Kind, Scratch
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> Bloc
     Raises NoKeyError, WrongKeyError, BusyError, other CisfsErrors, OSError.
     """
     directory = store / "scratch"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owned(store, 0o755)
+    owned(directory, 0o700)
     size = wanted.size or DEFAULT_SIZE
     if wanted.kind is Kind.EPHEMERAL:
         return EphemeralImage(directory, size)

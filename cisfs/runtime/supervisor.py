@@ -176,9 +176,5 @@ def _terminal_size() -> tuple[int, int]:
 
 def _read_text(tree: int, path: str) -> str:
     """Return a file of the container, empty when it has none."""
-    try:
-        descriptor = syscalls.open_in_root(tree, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return ""
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(_ACCOUNT_FILE_LIMIT).decode("utf-8", "surrogateescape")
+    content = syscalls.read_in_root(tree, path, _ACCOUNT_FILE_LIMIT)
+    return (content or b"").decode("utf-8", "surrogateescape")

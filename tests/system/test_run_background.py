@@ -196,6 +196,54 @@ def test_exec(yard: Yard) -> None:
     yard.cisfs("rm", "-f", "one")
 
 
+def test_exec_shows_nobody_what_it_sets(yard: Yard) -> None:
+    yard.detach(PATIENT, "--name", "one")
+    words = [
+        *yard.words([], [])[:3],
+        "exec",
+        "-e",
+        "TOKEN=hunter2",
+        "one",
+        "sh",
+        "-c",
+        "echo up; cat",
+    ]
+    with subprocess.Popen(
+        [*words[:4], "-i", *words[4:]],
+        env=yard.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        lines = [
+            line
+            for entry in Path("/proc").glob("[0-9]*/cmdline")
+            if (line := _read(entry)) and b"hunter2" in line
+        ]
+        process.communicate()
+    # The command itself was typed by the user.
+    assert [line.split(b"\0")[1:3] for line in lines] == [[b"-m", b"cisfs"]]
+    yard.cisfs("rm", "-f", "one")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("make", ["mknod /etc/passwd b 7 1", "mkfifo /etc/passwd"])
+def test_exec_opens_no_device_that_the_container_made(yard: Yard, make: str) -> None:
+    yard.detach(PATIENT, "--name", "one")
+    assert yard.cisfs("exec", "one", "sh", "-c", f"rm /etc/passwd; {make}").returncode == 0
+    done = yard.cisfs("exec", "-u", "app", "one", "true")
+    assert done.returncode == 125
+    assert "no user 'app'" in done.stderr
+    yard.cisfs("rm", "-f", "one")
+
+
 def test_exec_as_root_beside_another_user(yard: Yard) -> None:
     """As at the start: root has what the container may have, others have nothing."""
     yard.detach(PATIENT, "--name", "one", "--user", "app")

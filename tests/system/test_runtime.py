@@ -218,6 +218,18 @@ def test_a_failure_of_runc_leaves_nothing(site: Site) -> None:
     site.await_end("box")
 
 
+def test_memory_is_never_checkpointed(site: Site) -> None:
+    site.start("box", "sleep 1000", scratch="memory")
+    image = site.base / "image"
+    done = site.runtime("checkpoint", "--image-path", image, site.id("box"))
+    assert (done.returncode, image.exists()) == (1, False)
+    assert "in plain" in done.stderr
+    bundle = site.bundle("other", "true", scratch="memory")
+    done = site.runtime("restore", "--image-path", image, "--bundle", bundle, site.id("other"))
+    assert done.returncode == 1
+    assert "in plain" in done.stderr
+
+
 # ---- deaths
 
 

@@ -55,3 +55,8 @@ def test_words_of_a_command_are_never_taken_out() -> None:
 def test_an_option_without_its_value_is_left_for_runc_to_judge() -> None:
     assert line.parse(["--root"]).words == ["--root"]
     assert line.parse(["create", "--bundle"]).words == ["create", "--bundle"]
+
+
+def test_the_container_of_a_checkpoint_is_found_behind_its_options() -> None:
+    parsed = line.parse(["checkpoint", "--image-path", "/x", "--leave-running", "id"])
+    assert parsed.container == "id"

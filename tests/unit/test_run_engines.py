@@ -193,13 +193,13 @@ FULL = Options(
 
 
 def test_podman_is_told_everything() -> None:
-    got = podman.command(settled(FULL), "/r", {"CISFS_LAYERS": "/l"})
+    got = podman.command(settled(FULL), "/r", {"CISFS_LAYERS": "/l"}, "/e")
     assert got == [
         *("--runtime", "/r", "run", "--security-opt", "no-new-privileges"),
         *("--network=slirp4netns", "--pids-limit=4096", "--pull=missing", "--interactive", "--tty"),
         *("--detach", "--rm", "--name=n", "--hostname=h", "--user=1:2", "--workdir=/w"),
         *("--memory=67108864b", "--memory-swap=67108864b", "--cpus=1.5", "--entrypoint=e"),
-        *("--env=A=1", "--env=CISFS_LAYERS=/l", "--label=l=m", "--cap-drop=ALL"),
+        *("--env-file=/e", "--annotation=dev.cisfs.layers=/l", "--label=l=m", "--cap-drop=ALL"),
         *("--cap-add=CAP_CHOWN", "--tmpfs=/t:noexec,nosuid,nodev,size=1m", "--volume=/s:/d:ro"),
         *("--volume=named:/n:rw", "--publish=80/tcp", "--publish=8080:80/udp"),
         *("--publish=127.0.0.1::81/tcp", "--publish=[::1]:9:82/tcp", "--", "web:1", "a", "-b"),
@@ -208,7 +208,7 @@ def test_podman_is_told_everything() -> None:
 
 def test_podman_under_strict() -> None:
     strict = settled(Options(image="x", profile="strict", volumes=(Volume("/s", "/d"),)))
-    got = podman.command(strict, "/r", {})
+    got = podman.command(strict, "/r", {}, "/e")
     assert {"--network=none", "--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL"} <= {*got}
     assert {"--pids-limit=512", f"--memory={512 << 20}b"} <= {*got}
     assert "--volume=/s:/d:rw,noexec,nosuid,nodev" in got

@@ -9,16 +9,22 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 from cisfs.errors import EngineError
 from cisfs.runtime.engines import names
 from cisfs.runtime.engines.keys import Loan
+from cisfs.runtime.oci import spec
 from cisfs.runtime.options import Options, Port, settled, tmpfs_options
 from cisfs.runtime.request import check_terminal
 
 # Every container its own network in user space: on podman's bridge they would reach each other.
 _ALONE = "slirp4netns"
+_ANNOTATIONS = {
+    spec.LAYERS_VARIABLE: spec.LAYERS_ANNOTATION,
+    spec.SCRATCH_VARIABLE: spec.SCRATCH_ANNOTATION,
+}
 
 
 def has_image(image: str) -> bool:
@@ -45,15 +51,36 @@ def run(options: Options, loan: Loan) -> NoReturn:
     if program is None:
         raise EngineError("podman is not installed; on Debian and Ubuntu: apt install podman")
     check_terminal(options)
-    words = command(settled(options), names.runtime(), names.variables(options))
+    environment = _in_memory(options.environment)
+    words = command(settled(options), names.runtime(), names.variables(options), environment)
     loan.give()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(program, ["podman", *words])  # noqa: S606 - no shell; this process has nothing left to do
 
 
-def command(options: Options, runtime: str, variables: dict[str, str]) -> list[str]:
-    """Return podman's arguments for settled options."""
+def _in_memory(environment: Mapping[str, str]) -> str:
+    """Return the path of a file that sets variables, for this process only: argv is for all to see.
+
+    Raises EngineError for a value that such a file cannot express.
+    """
+    for name, value in environment.items():
+        if "\n" in value:
+            raise EngineError(f"--env {name}: podman takes no value of more than one line from us")
+    file = os.memfd_create("cisfs environment", 0)  # podman, which we become, inherits it
+    text = "".join(f"{name}={value}\n" for name, value in environment.items())
+    os.write(file, text.encode("utf-8", "surrogateescape"))
+    return f"/proc/self/fd/{file}"
+
+
+def command(
+    options: Options, runtime: str, variables: Mapping[str, str], environment: str
+) -> list[str]:
+    """Return podman's arguments for settled options; `environment` is the path of an env-file.
+
+    What `variables` say goes into annotations: podman passes on those of the image as well, and
+    what the user says is to be stronger.
+    """
     words = ["--runtime", runtime, "run", "--security-opt", "no-new-privileges"]
     words += [f"--network={options.network or _ALONE}", f"--pids-limit={options.pids_limit or -1}"]
     words += [f"--pull={options.pull}"]
@@ -70,7 +97,9 @@ def command(options: Options, runtime: str, variables: dict[str, str]) -> list[s
     ):
         if value is not None:
             words.append(f"--{name}={value}")
-    words += _lists(options, {**options.environment, **variables})
+    words.append(f"--env-file={environment}")
+    words += [f"--annotation={_ANNOTATIONS[name]}={value}" for name, value in variables.items()]
+    words += _lists(options)
     return [*words, "--", names.image_name(options, "podman"), *options.arguments]
 
 
@@ -90,10 +119,9 @@ def _flags(options: Options) -> list[str]:
     ]
 
 
-def _lists(options: Options, environment: dict[str, str]) -> list[str]:
+def _lists(options: Options) -> list[str]:
     kept = ",noexec,nosuid,nodev" if options.strict else ""
     return [
-        *(f"--env={name}={value}" for name, value in environment.items()),
         *(f"--label={name}={value}" for name, value in options.labels.items()),
         *(f"--cap-drop={name}" for name in options.cap_drop),
         *(f"--cap-add={name}" for name in options.cap_add),

@@ -28,6 +28,7 @@ from cisfs.mount import syscalls
 from cisfs.runtime.images import config, layout, tools
 from cisfs.runtime.images.config import ImageConfig
 from cisfs.runtime.images.reference import Reference
+from cisfs.runtime.ownership import owned
 
 _NEW = "new-"
 _NAME = "image"  # in layouts that only this module sees
@@ -65,9 +66,10 @@ def provide(reference: Reference, store: Path, pull: str) -> Image:
 
 def _prepared(store: Path) -> Path:
     images = store / "images"
-    for directory in (store, images, images / "refs"):
+    owned(store, 0o755)
+    for directory in (images, images / "refs"):
         # A tree has set-uid programs of every age: nobody else has business in there.
-        directory.mkdir(mode=0o700, exist_ok=True, parents=directory == store)
+        owned(directory, 0o700)
     return images
 
 

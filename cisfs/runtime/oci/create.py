@@ -7,9 +7,11 @@ Does not know how roots are mounted.  Changes namespaces, so it is for a process
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FAILURES = (CisfsError, OSError)
 _CONFIG = "config.json"
+_ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")  # as runc has it
 _REPORT_LIMIT = 1 << 16  # bytes
 
 
@@ -40,8 +43,8 @@ def prepare(line: Line, runtime: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return  # runc says it as its users know it
     wanted = spec.wanted(config)
-    if wanted is None or not line.container:
-        return
+    if wanted is None or not _ID.fullmatch(line.container):
+        return  # runc refuses what is no id
     kind = scratch.parse(wanted.scratch) if wanted.scratch is not None else Scratch()
     if os.geteuid() != 0:
         raise EngineError("containers with encrypted layers take root: their layers are mounted")
@@ -52,6 +55,20 @@ def prepare(line: Line, runtime: str) -> None:
     except BaseException:
         place.remove()
         raise
+
+
+def refuse_checkpoint(line: Line) -> None:
+    """Raise EngineError if a container of ours is to be written to a disk, or read from one."""
+    if line.command == "checkpoint":
+        ours = (record.BASE / record.name_of(line.container, line.root)).exists()
+    else:
+        path = Path(line.bundle, _CONFIG)
+        ours = path.exists() and spec.wanted(_load(path)) is not None
+    if ours:
+        raise EngineError(
+            f"{line.command}: a checkpoint has the container's memory in plain, so there is none "
+            "of containers with encrypted layers"
+        )
 
 
 def in_words(error: CisfsError | OSError) -> str:
@@ -115,6 +132,7 @@ def _have_kept(task: Task) -> None:
     from cisfs.runtime.oci import keeper
 
     receive, send = os.pipe()
+    gc.freeze()  # a collection would write to every page that the servers could share
     pid = os.fork()
     if pid == 0:
         os.close(receive)

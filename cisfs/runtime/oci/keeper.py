@@ -11,6 +11,7 @@ thread.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -27,12 +28,15 @@ from cisfs.layer.opening import Layer, open_layer
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.store import resolve
 from cisfs.layer.unlocked import credential_for
-from cisfs.mount import process, syscalls
+from cisfs.mount import process, scratch, sealed_serving, syscalls
 from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
 from cisfs.runtime import stack
 from cisfs.runtime.oci.record import Place
 from cisfs.runtime.scratch import Kind, Scratch
 from cisfs.runtime.stack import Stack
+
+# Imported before the servers are forked, so that they share it: what they all need in the end.
+_ = (scratch, sealed_serving)
 
 _SEEKING_MS = 50  # between looks for the container's first process
 
@@ -73,6 +77,7 @@ def keep(task: Task, report: int) -> int:
     for number in TERMINATION:
         signal.signal(number, signal.SIG_IGN)  # it ends with what it keeps
     setproctitle(f"cisfs: keeper {task.container}")
+    process.lock_memory()
     with ExitStack() as undo:
         mounted = _mount(task, undo)
         undo.pop_all()
@@ -97,6 +102,7 @@ def _mount(task: Task, undo: ExitStack) -> Stack:
         options=MountOptions(read_only=True, log_file=task.place.log, home=task.home),
     )
     layers = _opened(task)
+    gc.freeze()
     mounted = stack.mount(plan, layers, undo)
     task.place.write(_record(task, layers, mounted))
     return mounted

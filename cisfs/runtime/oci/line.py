@@ -10,7 +10,21 @@ from __future__ import annotations
 _OWN = frozenset({"runtime-binary", "store"})
 # Options whose value may be the next word: of runc 1.1, and crun's among the global ones.
 _GLOBAL = _OWN | {"log", "log-format", "root", "criu", "rootless", "cgroup-manager"}
-_OF_COMMAND = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
+_OF_CREATE = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
+_OF_CHECKPOINT = frozenset(
+    {
+        "image-path",
+        "work-path",
+        "parent-path",
+        "page-server",
+        "manage-cgroups-mode",
+        "status-fd",
+        "empty-ns",
+        "lsm-profile",
+        "lsm-mount-context",
+    }
+)
+_OF_COMMAND = _OF_CREATE | _OF_CHECKPOINT
 _DEFAULT_ROOT = "/run/runc"
 
 

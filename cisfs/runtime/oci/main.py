@@ -21,12 +21,15 @@ def main() -> int:
     binary = _found(given.own.get("runtime-binary", "runc"))
     if binary is None:
         return _fail(given, "runc is not installed; on Debian and Ubuntu: apt install runc")
-    if given.command not in ("create", "run"):
+    if given.command not in ("create", "run", "checkpoint", "restore"):
         return _become(given, binary)
     from cisfs.runtime.oci import create
 
     try:
-        create.prepare(given, binary)
+        if given.command in ("create", "run"):
+            create.prepare(given, binary)
+        else:
+            create.refuse_checkpoint(given)
     except create.FAILURES as error:
         return _fail(given, create.in_words(error))
     return _become(given, binary)

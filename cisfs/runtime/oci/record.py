@@ -107,12 +107,27 @@ def sweep() -> None:
 
 
 def records() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the directory and the record of every container that there is."""
+    """Yield the directory and the record of every container that there is.
+
+    What a keeper that was killed left is none: its device may be another's by now.
+    """
     for path in _paths():
         try:
-            yield path, json.loads((path / _RECORD).read_text())
+            if not _is_abandoned(path):
+                yield path, json.loads((path / _RECORD).read_text())
         except (OSError, ValueError):
             continue  # still being made, or gone
+
+
+def _is_abandoned(path: Path) -> bool:
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _paths() -> list[Path]:
