@@ -72,7 +72,7 @@ class Server:
             self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             print(f"{self._command[0]}: outlived its mount {self._view}; killed", file=sys.stderr)
-            for pid in _with_descendants(self._process.pid):
+            for pid in with_descendants(self._process.pid):
                 _kill(pid)
             self._process.wait()
         self._process = None
@@ -82,7 +82,7 @@ class Server:
         """Add up the processes: the one that was started, and those below it."""
         if self._process is None:
             return Usage()
-        return Usage.total(_usage_of(pid) for pid in _with_descendants(self._process.pid))
+        return Usage.total(usage_of(pid) for pid in with_descendants(self._process.pid))
 
 
 def is_mounted(view: Path) -> bool:
@@ -106,7 +106,7 @@ def unmount(view: Path) -> None:
     subprocess.run(["umount", "--lazy", str(view)], check=True)
 
 
-def _with_descendants(root: int) -> list[int]:
+def with_descendants(root: int) -> list[int]:
     """Return a process and all that descend from it."""
     children: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
@@ -128,7 +128,7 @@ def _kill(pid: int) -> None:
         pass  # it ended meanwhile
 
 
-def _usage_of(pid: int) -> Usage:
+def usage_of(pid: int) -> Usage:
     """Read proc(5): the times of stat, children that ended included, VmHWM, and Pss.
 
     Zeros once the process is gone.
