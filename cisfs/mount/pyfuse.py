@@ -14,6 +14,7 @@ cannot be saved the same way: pyfuse3 passes readdir and read no node number.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -310,7 +311,10 @@ class Session:
 
     def serve(self) -> None:
         """Answer requests until the kernel ends the session or the loop is told to stop."""
-        self._loop.run(pyfuse3.main(min_tasks=1, max_tasks=1))
+        # The kernel's end of a connection is ENODEV, which libfuse knows; but ECONNABORTED to who
+        # had a request in hand at that instant (fs/fuse/dev.c, fuse_dev_do_read).
+        with contextlib.suppress(ConnectionAbortedError):
+            self._loop.run(pyfuse3.main(min_tasks=1, max_tasks=1))
 
     def close(self) -> None:
         """Close the connection; a mount that still stands is dead from here on."""

@@ -93,9 +93,10 @@ def test_a_signal_in_mid_write_loses_nothing_that_was_closed(
         writing = Child(lambda: writer(directory, record))
         wait_until(lambda: record.exists() and record.stat().st_size > 100, "some are written")
         server.send_signal(number)
-        assert server.wait(60) == 0, lab.log.read_text()
-    assert not lab.is_mounted
+        code = server.wait(60)
     writing.result()
+    assert code == 0, lab.log.read_text()
+    assert not lab.is_mounted
     lab.mount()
     for line in record.read_text().split():
         assert (directory / f"file{line}").read_bytes() == b"%s;" % line.encode() * 2000

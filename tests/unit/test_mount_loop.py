@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
 import pytest
 
 from cisfs.mount.loop import DirectLoop
+from cisfs.mount.pyfuse import Session
 
 
 class _Session:
@@ -78,3 +81,25 @@ def test_a_second_task_is_refused() -> None:
         raise AssertionError("started")
 
     DirectLoop(lambda: False).run(session())
+
+
+class _BrokenOff:
+    """A loop whose session ends like one that the kernel ended in the midst of a read."""
+
+    def __init__(self, error: type[OSError]) -> None:
+        self._error = error
+
+    def run(self, session: Coroutine[Any, Any, None]) -> None:
+        session.close()
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ConnectionAbortedError, OSError])
+def test_a_request_in_hand_when_the_kernel_ends_the_connection_is_an_orderly_end(
+    error: type[OSError],
+) -> None:
+    session = Session.__new__(Session)
+    vars(session)["_loop"] = _BrokenOff(error)
+    refused = contextlib.nullcontext() if error is ConnectionAbortedError else pytest.raises(error)
+    with refused:
+        session.serve()
