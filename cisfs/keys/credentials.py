@@ -14,11 +14,13 @@ import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NoKeyError, UsageError
+from cisfs.keys.wrapping import Identity, Recipient
 
 KEY_SIZE = 32  # bytes in a key file
 FILE_VARIABLE = "CISFS_PASSPHRASE_FILE"
@@ -46,8 +48,20 @@ class MasterKey:
     secret: SecretKey
 
 
-Credential = Passphrase | RawKey  # what a key slot is made for
-Opener = Credential | MasterKey  # what opens a layer
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """Everything that is offered to open a layer, in the order in which it is to be tried.
+
+    `ask` is called when none of it opened a slot and there is one that takes a passphrase.
+    """
+
+    offered: tuple[Identity | Passphrase | RawKey, ...]
+    ask: Callable[[], Passphrase] | None = None
+
+
+Credential = Passphrase | RawKey  # a secret that a key slot is made for, and that opens it
+Opener = Credential | MasterKey | Identities  # what opens a layer
+Recipients = Credential | Recipient | Sequence[Credential | Recipient]  # what slots are made for
 
 
 def add_key_options(parser: argparse.ArgumentParser) -> None:

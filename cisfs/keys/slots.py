@@ -6,9 +6,9 @@ takes its memory for the time of one call.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -23,8 +23,17 @@ from cisfs.errors import (
     NoMemoryError,
     WrongKeyError,
 )
-from cisfs.format.config import SlotFields, b64, from_b64
-from cisfs.keys.credentials import Credential, MasterKey, Opener, Passphrase
+from cisfs.format.config import SlotFields, b64, canonical, from_b64
+from cisfs.keys.credentials import (
+    Credential,
+    Identities,
+    MasterKey,
+    Opener,
+    Passphrase,
+    RawKey,
+    Recipients,
+)
+from cisfs.keys.wrapping import Identity, Recipient, master_in, packet
 
 TYPE_PASSPHRASE = "passphrase"  # noqa: S105 - a type of slot, not a secret
 TYPE_KEY_FILE = "key-file"
@@ -36,14 +45,21 @@ MEMORY_KIB = 64 * 1024
 
 # A hostile vault.json must not make us allocate or compute without bound.
 _MOST = {"iterations": 64, "lanes": 64, "memory_kib": 4 * 1024 * 1024}
-_PUBLIC = ("type", "kdf", "iterations", "lanes", "memory_kib")
+_PUBLIC = ("type", "recipient", "kdf", "iterations", "lanes", "memory_kib")
+_ID_DIGITS = 12
 _SALT_SIZE = 16
 _NONCE_SIZE = 12
 _AAD_LABEL = b"cisfs v1 key slot"
 
 
-def new_slot(master: SecretKey, credential: Credential, vault_id: bytes) -> SlotFields:
-    """Wrap the master key for a credential; returns the slot's fields."""
+def new_slot(master: SecretKey, recipient: Credential | Recipient, vault_id: bytes) -> SlotFields:
+    """Wrap the master key for a recipient; returns the slot's fields.
+
+    Raises CisfsError when a device or service fails.
+    """
+    if not isinstance(recipient, (Passphrase, RawKey)):
+        return {"type": recipient.type, **recipient.wrap(packet(master, vault_id))}
+    credential = recipient
     salt = b64(secrets.token_bytes(_SALT_SIZE))
     fields: dict[str, str | int]
     if isinstance(credential, Passphrase):
@@ -63,28 +79,95 @@ def new_slot(master: SecretKey, credential: Credential, vault_id: bytes) -> Slot
     return {**fields, "wrapped": b64(nonce + wrapped)}
 
 
+def new_slots(master: SecretKey, recipients: Recipients, identifier: bytes) -> list[SlotFields]:
+    """Return a slot for each of the recipients; `identifier` is the vault's or layer's id.
+
+    Raises ValueError for none, CisfsError when a device or service fails.
+    """
+    several = recipients if isinstance(recipients, Sequence) else (recipients,)
+    if not several:
+        raise ValueError("no recipient: nothing would open it again")
+    return [new_slot(master, recipient, identifier) for recipient in several]
+
+
 def open_slots(slots: Iterable[SlotFields], opener: Opener, vault_id: bytes) -> SecretKey:
-    """Return the master key from the first slot that the credential opens, or the one offered.
+    """Return the master key from the first slot that `opener` opens, or the one offered.
 
     The latter is not checked here: see whether it authenticates the header (`unauthentic`).  Raises
-    WrongKeyError if no slot opens; the message says what kinds of key would.
+    WrongKeyError if no slot opens; the message says what was tried, and what kinds of key would.
     """
     if isinstance(opener, MasterKey):
         return opener.secret
-    credential = opener
-    wanted = TYPE_PASSPHRASE if isinstance(credential, Passphrase) else TYPE_KEY_FILE
-    kinds = []
+    held = list(slots)
+    if isinstance(opener, Identities):
+        return _open_with_any(held, opener, vault_id)
+    wanted = _secret_type(opener)
+    for slot in held:
+        if slot["type"] == wanted:
+            try:
+                return _unwrap(slot, opener, vault_id)
+            except InvalidTag:
+                continue
+    if any(slot["type"] == wanted for slot in held):
+        raise WrongKeyError(f"wrong {_in_words(wanted)}")
+    raise WrongKeyError(f"no key slot takes a {wanted}; {_kinds(held)}")
+
+
+def _open_with_any(slots: list[SlotFields], opener: Identities, vault_id: bytes) -> SecretKey:
+    tried = []
+    for each in opener.offered:
+        found = _try(slots, each, vault_id)
+        if isinstance(found, SecretKey):
+            return found
+        tried.append(found)
+    if opener.ask is not None and any(slot["type"] == TYPE_PASSPHRASE for slot in slots):
+        return open_slots(slots, opener.ask(), vault_id)
+    offered = "; ".join(tried) or "nothing"
+    raise WrongKeyError(f"no key slot opens; tried: {offered}; {_kinds(slots)}")
+
+
+def _try(
+    slots: list[SlotFields], offered: Identity | Credential, vault_id: bytes
+) -> SecretKey | str:
+    """Return the master key from a slot that `offered` opens, or in words why there is none."""
+    why = "no slot for it"
     for slot in slots:
-        kinds.append(ascii(slot["type"])[1:-1])
-        if slot["type"] != wanted:
+        if not _suits(offered, slot):
             continue
+        why = "it opens none of its slots"
         try:
-            return _unwrap(slot, credential, vault_id)
-        except InvalidTag:
+            if isinstance(offered, (Passphrase, RawKey)):
+                return _unwrap(slot, offered, vault_id)
+            return master_in(offered.unwrap(slot), vault_id)
+        except (InvalidTag, WrongKeyError):
             continue
-    if wanted in kinds:
-        raise WrongKeyError(f"wrong {wanted.replace('-', ' ')}")
-    raise WrongKeyError(f"no key slot takes a {wanted}; the slots here take: {', '.join(kinds)}")
+        except CisfsError as error:  # of this slot or this device; another may do
+            why = str(error)
+    return f"{_name(offered)} ({why})"
+
+
+def _suits(offered: Identity | Credential, slot: SlotFields) -> bool:
+    if isinstance(offered, (Passphrase, RawKey)):
+        return slot["type"] == _secret_type(offered)
+    return offered.suits(slot)
+
+
+def _name(offered: Identity | Credential) -> str:
+    if isinstance(offered, (Passphrase, RawKey)):
+        return _in_words(_secret_type(offered))
+    return offered.name
+
+
+def _secret_type(credential: Credential) -> str:
+    return TYPE_PASSPHRASE if isinstance(credential, Passphrase) else TYPE_KEY_FILE
+
+
+def _in_words(slot_type: str) -> str:
+    return slot_type.replace("-", " ")
+
+
+def _kinds(slots: list[SlotFields]) -> str:
+    return "the slots here take: " + ", ".join(ascii(slot["type"])[1:-1] for slot in slots)
 
 
 def unauthentic(opener: Opener, path: Path, altered: str) -> CisfsError:
@@ -100,9 +183,17 @@ def unauthentic(opener: Opener, path: Path, altered: str) -> CisfsError:
     return IntegrityError(altered)
 
 
+def slot_id(slot: SlotFields) -> str:
+    """Return what a slot is told from the others by: 12 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(canonical(dict(slot))).hexdigest()[:_ID_DIGITS]
+
+
 def describe_slots(slots: Iterable[SlotFields]) -> list[dict[str, str | int]]:
     """Return what the slots say to anyone: what kind of key opens each, and at what cost."""
-    return [{key: slot[key] for key in _PUBLIC if key in slot} for slot in slots]
+    return [
+        {"id": slot_id(slot), **{key: slot[key] for key in _PUBLIC if key in slot}}
+        for slot in slots
+    ]
 
 
 def _unwrap(slot: SlotFields, credential: Credential, vault_id: bytes) -> SecretKey:
@@ -116,8 +207,7 @@ def _unwrap(slot: SlotFields, credential: Credential, vault_id: bytes) -> Secret
 
 def _aad(slot: SlotFields, vault_id: bytes) -> bytes:
     fields = {key: value for key, value in slot.items() if key != "wrapped"}
-    spelled = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
-    return _AAD_LABEL + vault_id + spelled
+    return _AAD_LABEL + vault_id + canonical(fields)
 
 
 def _wrapping_key(slot: SlotFields, credential: Credential) -> bytes:

@@ -23,8 +23,8 @@ from cisfs.crypto.keys import ID_SIZE, LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
 from cisfs.format.sealed import LayerHeader, pack_slots
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, LayerGeometry, whole_blocks
-from cisfs.keys.credentials import Credential
-from cisfs.keys.slots import new_slot
+from cisfs.keys.credentials import Recipients
+from cisfs.keys.slots import new_slots
 from cisfs.layer.fallocate import allocate
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import build_tree
@@ -64,7 +64,7 @@ class StoredImage:
 def seal_image(
     image: Image,
     output: Path,
-    credential: Credential,
+    recipients: Recipients,
     *,
     unit_size: int = DEFAULT_UNIT_SIZE,
     workers: int | None = None,
@@ -73,16 +73,17 @@ def seal_image(
 ) -> str:
     """Seal `image`, and return the identity.
 
-    The layer appears at `output` whole or not at all, and `credential` opens it.  `image` is read
-    in `workers` processes (default: one for each CPU we may use); `progress` is told how many bytes
-    are done.  Raises ValueError for a size that cannot be (see `LayerGeometry`), UsageError if
-    there is something at `output` and not `force`, what reading the image raises, OSError.
+    The layer appears at `output` whole or not at all, and each of `recipients` opens it.  `image`
+    is read in `workers` processes (default: one for each CPU we may use); `progress` is told how
+    many bytes are done.  Raises ValueError for a size that cannot be (see `LayerGeometry`),
+    UsageError if there is something at `output` and not `force`, what reading the image raises,
+    OSError.
     """
     geometry = LayerGeometry(unit_size, image.size)
     with whole_file(output, replace=force) as fd:
         layer_key, layer_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
         keys = LayerKeys.derive(layer_key, layer_id)
-        slots = pack_slots([new_slot(layer_key, credential, layer_id)])
+        slots = pack_slots(new_slots(layer_key, recipients, layer_id))
         allocate(fd, geometry.stored_size)
         leaves = memoryview(mmap.mmap(-1, whole_blocks(geometry.hash_offset(geometry.unit_count))))
         _seal_units(_Sealing(image, fd, geometry, XtsCipher(keys.units), leaves), workers, progress)

@@ -31,8 +31,8 @@ from cisfs.format import config as form
 from cisfs.format.config import VaultConfig
 from cisfs.format.geometry import Geometry
 from cisfs.format.names import VAULT_FILE
-from cisfs.keys.credentials import Credential, Opener
-from cisfs.keys.slots import describe_slots, new_slot, open_slots, unauthentic
+from cisfs.keys.credentials import Opener, Recipients
+from cisfs.keys.slots import describe_slots, new_slots, open_slots, unauthentic
 from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
@@ -44,8 +44,8 @@ DEFAULT_UNIT_SIZE = 32 * 1024
 log = logging.getLogger(__name__)
 
 
-def create(path: Path, credential: Credential, *, unit_size: int = DEFAULT_UNIT_SIZE) -> None:
-    """Make `path`, a missing or empty directory, a vault that `credential` opens.
+def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_SIZE) -> None:
+    """Make `path`, a missing or empty directory, a vault that each of `recipients` opens.
 
     `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises UsageError if there is
     something at `path` already, ValueError for a unit size that cannot be, OSError.
@@ -55,8 +55,8 @@ def create(path: Path, credential: Credential, *, unit_size: int = DEFAULT_UNIT_
     if any(path.iterdir()):
         raise UsageError(f"{path} is not empty: a vault is made in a new or an empty directory")
     master, vault_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
-    slot = new_slot(master, credential, vault_id)
-    config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=(slot,))
+    slots = new_slots(master, recipients, vault_id)
+    config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=tuple(slots))
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         create_id(fd)

@@ -40,4 +40,7 @@ def test_it_says_what_it_is() -> None:
     cost = {"kdf": "argon2id", "iterations": 1, "lanes": 1, "memory_kib": 64}
     assert (said["type"], said["version"], said["unit_size"]) == ("sealed layer", 1, 16384)
     assert said["identity"] == EXPECTED["identity"]
-    assert said["slots"] == [{"type": "key-file"}, {"type": "passphrase", **cost}]
+    assert said["slots"] == [
+        {"id": "5e1612b79e39", "type": "key-file"},
+        {"id": "32261c25d662", "type": "passphrase", **cost},
+    ]

@@ -65,5 +65,12 @@ def test_it_says_what_it_is(vault: Path) -> None:
     said = describe(vault)
     assert (said["version"], said["unit_size"]) == (1, 4096)
     assert said["slots"] == [
-        {"type": "passphrase", "kdf": "argon2id", "iterations": 1, "lanes": 1, "memory_kib": 64}
+        {
+            "id": "23f86072a67c",
+            "type": "passphrase",
+            "kdf": "argon2id",
+            "iterations": 1,
+            "lanes": 1,
+            "memory_kib": 64,
+        }
     ]

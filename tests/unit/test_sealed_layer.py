@@ -25,6 +25,7 @@ from cisfs.errors import (
 )
 from cisfs.format.sealed import pack_slots, parse_layer_slots
 from cisfs.keys.credentials import Passphrase, RawKey
+from cisfs.keys.slots import slot_id
 from cisfs.layer import opening
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.sealed import SealedLayer, describe
@@ -373,6 +374,7 @@ def test_what_is_no_layer_is_said_to_be_none(memory_path: Path) -> None:
 def test_describe_says_what_anyone_may_know(path: Path) -> None:
     said = describe(path)
     assert json.loads(json.dumps(said)) == said
+    (slot,) = parse_layer_slots(path.read_bytes()[4096:65536])
     with layers.opened(path) as layer:
         assert said == {
             "type": "sealed layer",
@@ -386,7 +388,7 @@ def test_describe_says_what_anyone_may_know(path: Path) -> None:
             "unit_size": 4096,
             "image_size": len(IMAGE),
             "stored_size": path.stat().st_size,
-            "slots": [{"type": "key-file"}],
+            "slots": [{"id": slot_id(slot), "type": "key-file"}],
         }
     os.truncate(path, 200_000)
     with pytest.raises(FormatError, match="cut off: it has 200000 bytes instead of 1376256"):

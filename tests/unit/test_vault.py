@@ -23,6 +23,7 @@ from cisfs.errors import (
 )
 from cisfs.format.config import VaultConfig
 from cisfs.keys.credentials import Passphrase, RawKey
+from cisfs.keys.slots import slot_id
 from cisfs.layer import vault as vaults_module
 from cisfs.layer.vault import Vault, describe
 from tests.unit import vaults
@@ -279,7 +280,8 @@ def test_describe_says_what_anyone_may_know(path: Path) -> None:
     config = json.loads((path / "vault.json").read_bytes())
     assert said["vault_id"] == VaultConfig.parse((path / "vault.json").read_bytes()).vault_id.hex()
     assert (said["type"], said["version"], said["unit_size"]) == ("vault", 1, 4096)
-    assert said["slots"] == [{"type": "key-file"}]
+    (slot,) = VaultConfig.parse((path / "vault.json").read_bytes()).slots
+    assert said["slots"] == [{"id": slot_id(slot), "type": "key-file"}]
     assert config["slots"][0]["wrapped"] not in json.dumps(said)
     with vaults.opened(path):
         assert describe(path) == said
