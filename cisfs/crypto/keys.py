@@ -29,6 +29,7 @@ LABEL_FILE = b"cisfs v1 file"
 LABEL_KEY_FILE_SLOT = b"cisfs v1 key-file slot"
 LABEL_LAYER_HEADER = b"cisfs v1 layer header"
 LABEL_LAYER_UNITS = b"cisfs v1 layer units"
+LABEL_LAYER_SLOTS = b"cisfs v1 layer slots"
 LABEL_SCRATCH = b"cisfs v1 scratch"
 
 
@@ -118,6 +119,7 @@ class LayerKeys:
 
     scratch: SecretKey  # opens persistent scratches made for the layer's containers
     header_mac: bytes = field(repr=False)  # 32 bytes, HMAC-SHA-256
+    slots_mac: bytes = field(repr=False)  # 32 bytes, HMAC-SHA-256
     units: bytes = field(repr=False)  # 64 bytes, AES-256-XTS
 
     @classmethod
@@ -126,5 +128,6 @@ class LayerKeys:
         return cls(
             scratch=scratch_key(master, layer_id),
             header_mac=derive(master, layer_id, LABEL_LAYER_HEADER, 32),
+            slots_mac=derive(master, layer_id, LABEL_LAYER_SLOTS, 32),
             units=derive(master, layer_id, LABEL_LAYER_UNITS, 64),
         )

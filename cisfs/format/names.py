@@ -13,6 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from cisfs.errors import FormatError
 
 VAULT_FILE = b"vault.json"
+NEW_VAULT_FILE = b"vault.json.new"  # on its way to that name
 JOURNAL_FILE = b"cisfs.journal"
 DIRECTORY_FILE = b"cisfs.dir"
 LONG_PREFIX = b"cisfs.long."

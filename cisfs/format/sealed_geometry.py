@@ -1,6 +1,7 @@
 """Where everything lies in a sealed layer: all offset arithmetic of docs/FORMAT.md, 8 and 11.
 
-    header (4096) | key slots (61440) | reserved (65536) | units (image size) | hash tree
+    header (4096) | key slots (61440) | their second copy (61440) | reserved (4096)
+    | units (image size) | hash tree
 
 The units' ciphertext is as long as the image, so image offset o is stored at 131072 + o.  The tree
 is blocks of 128 hashes, level 0 first; a block's number counts them in the order they are stored.
@@ -21,8 +22,9 @@ BlockNo = NewType("BlockNo", int)
 HEADER_SIZE = 4096
 SLOTS_OFFSET = HEADER_SIZE
 SLOTS_SIZE = 61440
-RESERVED_OFFSET = SLOTS_OFFSET + SLOTS_SIZE
-RESERVED_SIZE = 65536
+SECOND_SLOTS_OFFSET = SLOTS_OFFSET + SLOTS_SIZE
+RESERVED_OFFSET = SECOND_SLOTS_OFFSET + SLOTS_SIZE
+RESERVED_SIZE = 4096
 UNITS_OFFSET = RESERVED_OFFSET + RESERVED_SIZE
 
 IMAGE_ALIGNMENT = 4096

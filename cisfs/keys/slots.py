@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -37,6 +37,10 @@ from cisfs.keys.wrapping import Identity, Recipient, master_in, packet
 
 TYPE_PASSPHRASE = "passphrase"  # noqa: S105 - a type of slot, not a secret
 TYPE_KEY_FILE = "key-file"
+
+Slots = tuple[SlotFields, ...]
+# From the master key and the vault's or layer's id to what makes new slots of those that it has.
+SlotChange = Callable[[SecretKey, bytes], Callable[[Slots], Slots]]
 
 # RFC 9106, section 4, the second recommended option: 64 MiB, three passes, four lanes.
 ITERATIONS = 3

@@ -7,19 +7,17 @@ thread of one process: make it after the fork.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hmac import compare_digest
 from hmac import digest as hmac_digest
 from pathlib import Path
 from typing import Self
 
-from cisfs.crypto.hashes import unit_hash
 from cisfs.crypto.keys import LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
 from cisfs.errors import (
@@ -32,20 +30,16 @@ from cisfs.errors import (
 from cisfs.format import sealed as form
 from cisfs.format.config import SlotFields
 from cisfs.format.sealed import LayerHeader
-from cisfs.format.sealed_geometry import (
-    HEADER_SIZE,
-    RESERVED_SIZE,
-    SLOTS_OFFSET,
-    SLOTS_SIZE,
-)
+from cisfs.format.sealed_geometry import HEADER_SIZE
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Opener
-from cisfs.keys.slots import describe_slots, open_slots, unauthentic
-from cisfs.layer.hashtree import HashTree
-from cisfs.layer.units import Buffers
+from cisfs.keys.slots import SlotChange, describe_slots, open_slots, unauthentic
+from cisfs.layer import slotarea
+from cisfs.layer.image_reader import ImageReader
 
 KEPT_UNITS = 32  # 2 MiB for each reader, with units of 64 KiB
 
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait for ever
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait for ever
 
 
 def describe(path: Path) -> dict[str, object]:
@@ -53,7 +47,7 @@ def describe(path: Path) -> dict[str, object]:
 
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
-    header, slots = _stored(path)
+    header, text = _stored(path)
     return {
         "type": "sealed layer",
         "path": str(path),
@@ -66,7 +60,7 @@ def describe(path: Path) -> dict[str, object]:
         "unit_size": header.unit_size,
         "image_size": header.image_size,
         "stored_size": header.geometry.stored_size,
-        "slots": describe_slots(slots),
+        "slots": describe_slots(text.slots),
     }
 
 
@@ -83,11 +77,49 @@ def master_key(path: Path, opener: Opener) -> SecretKey:
 
     Opened layers do not hold it: their workers have no use for it.
     """
-    header, slots = _stored(path)
-    with _naming(path):
-        master = open_slots(slots, opener, header.layer_id)
-        _authentic_keys(path, header, master, opener)
-    return master
+    header, text = _stored(path)
+    return _opened(path, header, text, opener)[0]
+
+
+def slots(path: Path) -> tuple[SlotFields, ...]:
+    """Return the key slots of the layer at `path`; nothing is authenticated.
+
+    Raises as `describe` does.
+    """
+    return _stored(path)[1].slots
+
+
+def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
+    """Put others in the place of the key slots; the layer may be mounted meanwhile.
+
+    Data and identity stay, and so do signatures; the layer can be opened at every instant
+    (`cisfs.layer.slotarea`).  Raises as `SealedLayer.open` does, what `change` raises, UsageError
+    if there is no room.
+    """
+    header, text = _stored(path)
+    master, keys = _opened(path, header, text, opener)
+
+    make = change(master, header.layer_id)
+
+    def changed(found: SlotText) -> SlotText:
+        _check_slots(found, keys)
+        after = replace(found, slots=make(found.slots), mac=b"")
+        return replace(after, mac=slots_mac(after, keys))
+
+    fd = _open_file(path, os.O_RDWR)
+    try:
+        with _naming(path):
+            _check_same(LayerHeader.parse(os.pread(fd, HEADER_SIZE, 0)), header)
+            slotarea.update(fd, changed)
+    finally:
+        os.close(fd)
+
+
+def slots_mac(text: SlotText, keys: LayerKeys) -> bytes:
+    """Return the code over the slots; b"" where none is needed (docs/FORMAT.md, section 10)."""
+    if not text.names_recipients:
+        return b""
+    return hmac_digest(keys.slots_mac, text.body(), "sha256")
 
 
 class SealedLayer:
@@ -115,12 +147,10 @@ class SealedLayer:
             with _naming(path):
                 header = _read_header(fd)
                 _lock(fd, path)
-                slots = _read_slots(fd)
+                text = slotarea.read(fd).text
                 _check_size(fd, header)
             offered = credential() if callable(credential) else credential
-            with _naming(path):
-                master = open_slots(slots, offered, header.layer_id)
-                keys = _authentic_keys(path, header, master, offered)
+            _, keys = _opened(path, header, text, offered)
         except BaseException:
             os.close(fd)
             raise
@@ -157,152 +187,9 @@ class SealedLayer:
         self.close()
 
 
-class ImageReader:
-    """Reads, checks and decrypts the image of a layer."""
-
-    __slots__ = (
-        "_before_waiting",
-        "_buffers",
-        "_fd",
-        "_geometry",
-        "_kept",
-        "_path",
-        "_tree",
-        "_xts",
-    )
-
-    def __init__(
-        self,
-        layer: SealedLayer,
-        xts: XtsCipher,
-        kept_units: int,
-        before_waiting: Callable[[], None],
-    ) -> None:
-        """Used by `SealedLayer.reader` only."""
-        self._path = layer.path
-        self._fd = layer.fd
-        self._geometry = layer.geometry
-        self._tree = HashTree(layer.fd, layer.geometry, layer.header.root)
-        self._xts = xts
-        self._before_waiting = before_waiting
-        self._buffers = Buffers()
-        self._kept = _KeptUnits(kept_units)
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Return up to `size` bytes of the image from `offset`, fewer only at its end.
-
-        The view is valid until the next call; the range takes twice its size in memory, from then
-        on.  Raises IntegrityError, naming the unit, before a byte of an altered unit is decrypted,
-        and then returns nothing of the others; OSError.
-        """
-        geometry = self._geometry
-        if offset < 0:
-            raise ValueError(f"image offset {offset}")
-        size = min(size, geometry.image_size - offset)
-        if size <= 0:
-            return memoryview(b"")
-        units, skip = geometry.units_of(offset, size), geometry.within_unit(offset)
-        plain = self._kept.find(units[0]) if len(units) == 1 else None
-        if plain is None:
-            try:
-                plain = self._load(units)
-            except IntegrityError as error:
-                raise IntegrityError(f"{self._path}: {error}") from None
-            if skip:
-                self._keep(units[0], units, plain)
-            if offset + size < geometry.unit_end(units[-1]):
-                self._keep(units[-1], units, plain)
-        return plain[skip : skip + size]
-
-    def _load(self, units: range) -> memoryview:
-        """Return whole units, decrypted; those at the edges may be among the kept ones."""
-        geometry = self._geometry
-        self._buffers.reserve(len(units) * geometry.unit_size)
-        plain = self._buffers.plain
-        base = geometry.unit_start(units[0])
-        missing = units
-        for edge in (units[0], units[-1]):
-            kept = self._kept.find(edge)
-            if kept is not None:
-                at = geometry.unit_start(edge) - base
-                plain[at : at + len(kept)] = kept
-                missing = missing[1:] if edge == units[0] else missing[:-1]
-        if missing:
-            self._decrypt(missing, plain[geometry.unit_start(missing[0]) - base :])
-        return plain
-
-    def _decrypt(self, units: range, plain: memoryview) -> None:
-        """Read units in one system call, check and decrypt each, one after the other in `plain`."""
-        geometry, tree, xts = self._geometry, self._tree, self._xts
-        base, end = geometry.unit_start(units[0]), geometry.unit_end(units[-1])
-        cipher = self._buffers.cipher[: end - base]
-        got = self._fetch(cipher, geometry.unit_offset(units[0]))
-        at = 0
-        for unit in units:
-            length = geometry.unit_length(unit)
-            if at + length > got:
-                raise IntegrityError(f"unit {unit} was cut off{self._place(unit)}")
-            body = cipher[at : at + length]
-            if unit_hash(body) != tree.unit_hash(unit):
-                raise IntegrityError(f"unit {unit} was altered{self._place(unit)}")
-            xts.decrypt_into(unit, body, plain[at:])
-            at += length
-
-    def _fetch(self, cipher: memoryview, offset: int) -> int:
-        """Read into all of `cipher`; returns how many bytes there are, fewer only past the end."""
-        try:
-            if os.preadv(self._fd, [cipher], offset, os.RWF_NOWAIT) == len(cipher):
-                return len(cipher)
-        except OSError as error:
-            # It is not in memory; or the file system cannot tell.
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                raise
-        self._before_waiting()
-        return os.preadv(self._fd, [cipher], offset)
-
-    def _place(self, unit: int) -> str:
-        start, end = self._geometry.unit_start(unit), self._geometry.unit_end(unit)
-        return f" (image bytes {start} to {end - 1})"
-
-    def _keep(self, unit: int, units: range, plain: memoryview) -> None:
-        """Keep one of the `units` that `plain` holds."""
-        at = self._geometry.unit_start(unit) - self._geometry.unit_start(units[0])
-        self._kept.keep(unit, plain[at : at + self._geometry.unit_length(unit)])
-
-
-class _KeptUnits:
-    """A few decrypted units, the ones used last; their buffers are used again and again."""
-
-    __slots__ = ("_most", "_units")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._units: OrderedDict[int, memoryview] = OrderedDict()
-
-    def find(self, unit: int) -> memoryview | None:
-        """Return a kept unit; the view is valid until the next `keep`."""
-        plain = self._units.get(unit)
-        if plain is not None:
-            self._units.move_to_end(unit)
-        return plain
-
-    def keep(self, unit: int, plain: memoryview) -> None:
-        """Copy a unit; the one that was not asked for the longest makes room for it."""
-        if unit in self._units or self._most == 0:
-            return
-        if len(self._units) < self._most:
-            self._units[unit] = memoryview(bytearray(plain))
-            return
-        _, buffer = self._units.popitem(last=False)
-        if len(buffer) != len(plain):  # only an image's last unit has a length of its own
-            buffer = memoryview(bytearray(len(plain)))
-        buffer[:] = plain
-        self._units[unit] = buffer
-
-
-def _open_file(path: Path) -> int:
+def _open_file(path: Path, access: int = os.O_RDONLY) -> int:
     try:
-        fd = os.open(path, _OPEN_FLAGS)
+        fd = os.open(path, access | _OPEN_FLAGS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAVaultError(f"{path} is not a sealed layer: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -324,15 +211,15 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}; fetch it again or restore it from a backup") from None
 
 
-def _stored(path: Path) -> tuple[LayerHeader, tuple[SlotFields, ...]]:
+def _stored(path: Path) -> tuple[LayerHeader, SlotText]:
     fd = _open_file(path)
     try:
         with _naming(path):
-            header, slots = _read_header(fd), _read_slots(fd)
+            header, text = _read_header(fd), slotarea.read(fd).text
             _check_size(fd, header)
     finally:
         os.close(fd)
-    return header, slots
+    return header, text
 
 
 def _read_header(fd: int) -> LayerHeader:
@@ -348,13 +235,6 @@ def _lock(fd: int, path: Path) -> None:
         ) from None
 
 
-def _read_slots(fd: int) -> tuple[SlotFields, ...]:
-    data = os.pread(fd, SLOTS_SIZE + RESERVED_SIZE, SLOTS_OFFSET)
-    slots = form.parse_layer_slots(data[:SLOTS_SIZE])
-    form.check_reserved(data[SLOTS_SIZE:])
-    return slots
-
-
 def _check_size(fd: int, header: LayerHeader) -> None:
     stored, right = os.fstat(fd).st_size, header.geometry.stored_size
     if stored < right:
@@ -363,11 +243,27 @@ def _check_size(fd: int, header: LayerHeader) -> None:
         raise FormatError(f"{stored - right} bytes were appended to it")
 
 
-def _authentic_keys(
-    path: Path, header: LayerHeader, master: SecretKey, opener: Opener
-) -> LayerKeys:
-    """Return the keys made of the one that `opener` gave, under which the header is authentic."""
-    keys = LayerKeys.derive(master, header.layer_id)
-    if not compare_digest(hmac_digest(keys.header_mac, header.body(), "sha256"), header.mac):
-        raise unauthentic(opener, path, "its header was altered by someone without the key")
-    return keys
+def _opened(
+    path: Path, header: LayerHeader, text: SlotText, opener: Opener
+) -> tuple[SecretKey, LayerKeys]:
+    """Return the layer key that `opener` gives, and the keys made of it.
+
+    Header and slots are authentic under them.
+    """
+    with _naming(path):
+        master = open_slots(text.slots, opener, header.layer_id)
+        keys = LayerKeys.derive(master, header.layer_id)
+        if not compare_digest(hmac_digest(keys.header_mac, header.body(), "sha256"), header.mac):
+            raise unauthentic(opener, path, "its header was altered by someone without the key")
+        _check_slots(text, keys)
+    return master, keys
+
+
+def _check_slots(text: SlotText, keys: LayerKeys) -> None:
+    if not compare_digest(slots_mac(text, keys), text.mac):
+        raise IntegrityError("its key slots were altered by someone without the key")
+
+
+def _check_same(found: LayerHeader, header: LayerHeader) -> None:
+    if found.pack() != header.pack():
+        raise BusyError("it was replaced by another layer just now; try again")

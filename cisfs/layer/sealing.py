@@ -21,13 +21,15 @@ from typing import Protocol
 from cisfs.crypto.hashes import HASH_SIZE, unit_hash
 from cisfs.crypto.keys import ID_SIZE, LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
-from cisfs.format.sealed import LayerHeader, pack_slots
+from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, LayerGeometry, whole_blocks
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Recipients
 from cisfs.keys.slots import new_slots
 from cisfs.layer.fallocate import allocate
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import build_tree
+from cisfs.layer.sealed import slots_mac
 from cisfs.layer.wholefile import whole_file
 
 DEFAULT_UNIT_SIZE = 64 * 1024
@@ -83,7 +85,8 @@ def seal_image(
     with whole_file(output, replace=force) as fd:
         layer_key, layer_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
         keys = LayerKeys.derive(layer_key, layer_id)
-        slots = pack_slots(new_slots(layer_key, recipients, layer_id))
+        text = SlotText(tuple(new_slots(layer_key, recipients, layer_id)))
+        slots = replace(text, mac=slots_mac(text, keys)).pack()
         allocate(fd, geometry.stored_size)
         leaves = memoryview(mmap.mmap(-1, whole_blocks(geometry.hash_offset(geometry.unit_count))))
         _seal_units(_Sealing(image, fd, geometry, XtsCipher(keys.units), leaves), workers, progress)

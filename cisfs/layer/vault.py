@@ -6,12 +6,13 @@ it.  One thread at a time; an opened vault survives fork, and the lock goes with
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hmac import compare_digest
 from hmac import digest as hmac_digest
@@ -28,11 +29,11 @@ from cisfs.errors import (
     UsageError,
 )
 from cisfs.format import config as form
-from cisfs.format.config import VaultConfig
+from cisfs.format.config import SlotFields, VaultConfig
 from cisfs.format.geometry import Geometry
-from cisfs.format.names import VAULT_FILE
-from cisfs.keys.credentials import Opener, Recipients
-from cisfs.keys.slots import describe_slots, new_slots, open_slots, unauthentic
+from cisfs.format.names import NEW_VAULT_FILE, VAULT_FILE
+from cisfs.keys.credentials import MasterKey, Opener, Recipients
+from cisfs.keys.slots import SlotChange, describe_slots, new_slots, open_slots, unauthentic
 from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
@@ -99,6 +100,34 @@ def master_key(path: Path, opener: Opener) -> SecretKey:
     Raises as `Vault.open` does, but never BusyError.
     """
     return _authentic_keys(path, _stored_config(path), opener).master
+
+
+def slots(path: Path) -> tuple[SlotFields, ...]:
+    """Return the key slots of the vault at `path`; nothing is authenticated.
+
+    Raises as `describe` does.
+    """
+    return _stored_config(path).slots
+
+
+def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
+    """Put others in the place of the key slots; the vault may be mounted meanwhile.
+
+    `vault.json` is replaced whole.  Raises as `Vault.open` does, but BusyError only while another
+    changes them; what `change` raises.
+    """
+    fd = _open_directory(path)
+    try:
+        before = _read_config(fd, path)
+        keys = _authentic_keys(path, before, opener)
+        make = change(keys.master, before.vault_id)
+        with _changing(fd, path):
+            config = _read_config(fd, path)
+            _authentic_keys(path, config, MasterKey(keys.master))
+            changed = replace(config, slots=make(config.slots))
+            _write_config(fd, _authenticate(changed, keys))
+    finally:
+        os.close(fd)
 
 
 class Vault:
@@ -234,13 +263,31 @@ def _read_config(fd: int, path: Path) -> VaultConfig:
 
 def _write_config(fd: int, config: VaultConfig) -> None:
     """Write vault.json whole or not at all."""
-    temporary = VAULT_FILE + b".new"
+    with contextlib.suppress(FileNotFoundError):  # of somebody who was killed
+        os.unlink(NEW_VAULT_FILE, dir_fd=fd)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=fd), "wb") as file:
+    with os.fdopen(os.open(NEW_VAULT_FILE, flags, 0o600, dir_fd=fd), "wb") as file:
         file.write(config.pack())
         file.flush()
         os.fsync(file.fileno())
-    os.rename(temporary, VAULT_FILE, src_dir_fd=fd, dst_dir_fd=fd)
+    os.rename(NEW_VAULT_FILE, VAULT_FILE, src_dir_fd=fd, dst_dir_fd=fd)
+    os.fsync(fd)
+
+
+@contextlib.contextmanager
+def _changing(fd: int, path: Path) -> Iterator[None]:
+    """Let nobody else replace vault.json; the vault's own lock is a mount's, for long."""
+    while True:
+        file = open_regular(fd, VAULT_FILE)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), os.stat(VAULT_FILE, dir_fd=fd)):
+                yield
+                return
+        except BlockingIOError:
+            raise BusyError(f"the keys of {path} are being changed by another command") from None
+        finally:
+            os.close(file)
 
 
 def _authenticate(config: VaultConfig, keys: VaultKeys) -> VaultConfig:

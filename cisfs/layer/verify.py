@@ -23,7 +23,14 @@ from cisfs.layer.vault import Vault
 from cisfs.layer.xattrs import Xattrs
 
 _UNBOUND = bytes(16)
-_OWN_FILES = frozenset({spelling.VAULT_FILE, spelling.JOURNAL_FILE, spelling.DIRECTORY_FILE})
+_OWN_FILES = frozenset(
+    {
+        spelling.VAULT_FILE,
+        spelling.NEW_VAULT_FILE,
+        spelling.JOURNAL_FILE,
+        spelling.DIRECTORY_FILE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

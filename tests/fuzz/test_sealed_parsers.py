@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from cisfs.errors import CisfsError
 from cisfs.format.config import b64
-from cisfs.format.sealed import LayerHeader, check_reserved, pack_slots, parse_layer_slots
+from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import SLOTS_SIZE
+from cisfs.format.slotarea import MARK, SlotAreas, SlotText
 from cisfs.layer import opening
 from cisfs.layer.sealed import SealedLayer
 from tests.fuzz.test_parsers import JSON, MANY, SLOTS, value_or_our_error
@@ -30,8 +31,8 @@ SLOT = {"type": "key-file", "salt": b64(bytes(16)), "wrapped": b64(bytes(60))}
 # Each parser of bytes, beside bytes that it takes.
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "header": (LayerHeader.parse, HEADER.pack()),
-    "key slots": (parse_layer_slots, pack_slots([SLOT])),
-    "reserved": (check_reserved, bytes(65536)),
+    "key slots": (SlotText.parse, SlotText((SLOT,)).pack()),
+    "both copies": (SlotAreas.parse, 2 * SlotText((SLOT,)).pack() + MARK),
 }
 EACH = pytest.mark.parametrize("name", PARSERS)
 
@@ -82,7 +83,7 @@ def parse_text(text: bytes, length: int | None = None) -> None:
     start = struct.pack("<8sI52x", b"CISFSKS\0", len(text) if length is None else length)
     area = (start + text).ljust(SLOTS_SIZE, b"\0")[:SLOTS_SIZE]
     area = area[:32] + hashlib.sha256(area).digest() + area[64:]
-    value_or_our_error(lambda: parse_layer_slots(area))
+    value_or_our_error(lambda: SlotText.parse(area))
 
 
 def spelled(document: object) -> bytes:

@@ -16,8 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cisfs.format.sealed import LayerHeader, pack_slots, parse_layer_slots
+from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET, SLOTS_SIZE
+from cisfs.format.slotarea import SlotText
 from cisfs.keys import slots
 from cisfs.keys.credentials import Passphrase, RawKey
 from cisfs.layer.sealing import StoredImage, seal_image
@@ -83,10 +84,17 @@ def add_passphrase(layer: Path) -> None:
     slots.ITERATIONS, slots.LANES, slots.MEMORY_KIB = 1, 1, 64
     with layer.open("r+b") as file:
         layer_id = LayerHeader.parse(file.read(HEADER_SIZE)).layer_id
-        held = parse_layer_slots(file.read(SLOTS_SIZE))
+        held = SlotText.parse(file.read(SLOTS_SIZE)).slots
         layer_key = slots.open_slots(held, KEY, layer_id)
         file.seek(SLOTS_OFFSET)
-        file.write(pack_slots([*held, slots.new_slot(layer_key, PASSPHRASE, layer_id)]))
+        file.write(
+            SlotText(
+                (
+                    *held,
+                    slots.new_slot(layer_key, PASSPHRASE, layer_id),
+                )
+            ).pack()
+        )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from pathlib import Path
 from cisfs.crypto.hashes import block_hash, unit_hash
 from cisfs.crypto.keys import LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
-from cisfs.format.sealed import LayerHeader, pack_slots
+from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import LayerGeometry
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Credential
 from cisfs.keys.slots import new_slot
 
@@ -40,7 +41,7 @@ def build(
         header = LayerHeader(UNIT, image_size, LAYER_ID, root)
         code = hmac_digest(keys.header_mac, header.body(), "sha256")
         file.write(replace(header, mac=code).pack())
-        file.write(pack_slots([new_slot(layer_key, credential, LAYER_ID)]))
+        file.write(SlotText((new_slot(layer_key, credential, LAYER_ID),)).pack())
     return geometry
 
 

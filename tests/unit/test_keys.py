@@ -39,6 +39,7 @@ def test_labels_are_pinned() -> None:
         "LABEL_KEY_FILE_SLOT": b"cisfs v1 key-file slot",
         "LABEL_LAYER_HEADER": b"cisfs v1 layer header",
         "LABEL_LAYER_UNITS": b"cisfs v1 layer units",
+        "LABEL_LAYER_SLOTS": b"cisfs v1 layer slots",
         "LABEL_SCRATCH": b"cisfs v1 scratch",
     }
 

@@ -11,6 +11,7 @@ from cisfs.format.sealed_geometry import (
     MAX_IMAGE_SIZE,
     RESERVED_OFFSET,
     RESERVED_SIZE,
+    SECOND_SLOTS_OFFSET,
     SLOTS_OFFSET,
     SLOTS_SIZE,
     TREE_BLOCK_SIZE,
@@ -43,7 +44,8 @@ def laid_out(units: int) -> list[list[range]]:
 
 def test_the_regions_are_where_the_format_says() -> None:
     assert (HEADER_SIZE, SLOTS_OFFSET, SLOTS_SIZE) == (4096, 4096, 61440)
-    assert (RESERVED_OFFSET, RESERVED_SIZE, UNITS_OFFSET) == (65536, 65536, 131072)
+    assert SECOND_SLOTS_OFFSET == 65536
+    assert (RESERVED_OFFSET, RESERVED_SIZE, UNITS_OFFSET) == (126976, 4096, 131072)
     assert FANOUT == 128
 
 

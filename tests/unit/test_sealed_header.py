@@ -11,19 +11,14 @@ import pytest
 
 from cisfs.errors import CisfsError, FormatError, NotAVaultError, UnsupportedVersionError
 from cisfs.format.config import SlotFields, b64
-from cisfs.format.sealed import (
-    MAX_SLOTS_TEXT,
-    LayerHeader,
-    check_reserved,
-    pack_slots,
-    parse_layer_slots,
-)
+from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import MAX_IMAGE_SIZE, SLOTS_SIZE
+from cisfs.format.slotarea import AREAS_SIZE, MAX_TEXT, SlotAreas, SlotText
 
 HEADER = LayerHeader(65536, 5 * 4096, bytes(range(16)), b"r" * 32, b"m" * 32)
 PACKED = HEADER.pack()
 SLOT: SlotFields = {"type": "key-file", "salt": b64(bytes(16)), "wrapped": b64(bytes(60))}
-SLOTS = pack_slots([SLOT])
+SLOTS = SlotText((SLOT,)).pack()
 
 
 def patched(data: bytes, offset: int, new: bytes) -> bytes:
@@ -116,17 +111,17 @@ def spelled(slots: object) -> bytes:
 def test_key_slots_round_trip() -> None:
     other: SlotFields = {"type": "tpm2", "blob": "\N{SNOWMAN}", "number": -1}
     for slots in ([SLOT], [SLOT, other], [SLOT] * 256):
-        packed = pack_slots(slots)
+        packed = SlotText(tuple(slots)).pack()
         assert len(packed) == SLOTS_SIZE
-        assert parse_layer_slots(packed) == tuple(slots)
+        assert SlotText.parse(packed).slots == tuple(slots)
         assert packed == area(spelled(slots))
 
 
 def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None:
-    room = MAX_SLOTS_TEXT - len(spelled([{"type": ""}]))
-    assert parse_layer_slots(pack_slots([{"type": "x" * room}]))
+    room = MAX_TEXT - len(spelled([{"type": ""}]))
+    assert SlotText.parse(SlotText(({"type": "x" * room},)).pack()).slots
     with pytest.raises(ValueError, match=r"^key slots of 61377 bytes; a layer has room for 61376$"):
-        pack_slots([{"type": "x" * (room + 1)}])
+        SlotText(({"type": "x" * (room + 1)},)).pack()
 
 
 @pytest.mark.parametrize(
@@ -153,12 +148,33 @@ def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None
             area(b'{"slots":[{"type":"\xc3\xa4"}]}'),
             "key slots damaged: it is not in canonical form",
         ),
-        (area(b"{}"), "key slots damaged: it has other fields than slots"),
-        (area(b'{"more":1,"slots":[]}'), "key slots damaged: it has other fields than slots"),
+        (area(b"{}"), "key slots damaged: it has other fields than slots, mac and"),
+        (
+            area(b'{"more":1,"slots":[]}'),
+            "key slots damaged: it has other fields than slots, mac and",
+        ),
         (area(spelled([])), "key slots damaged: slots is not a list of 1 to 256 key slots"),
         (
             area(spelled([{"type": "x"}] * 257)),
             "key slots damaged: slots is not a list of 1 to 256",
+        ),
+        (
+            area(b'{"mac":"AAAA","slots":[{"type":"x"}]}'),
+            "key slots damaged: mac has 3 bytes instead of 32",
+        ),
+        (area(b'{"mac":1,"slots":[{"type":"x"}]}'), "key slots damaged: mac is not text"),
+        (area(b'{"mac":"","slots":[{"type":"x"}]}'), "key slots damaged: mac has 0 bytes"),
+        (
+            area(b'{"signatures":[],"slots":[{"type":"x"}]}'),
+            "key slots damaged: signatures is not a list of 1 to 64 of them",
+        ),
+        (
+            area(b'{"signatures":[{"signer":""}],"slots":[{"type":"x"}]}'),
+            "key slots damaged: a signature is not an object of signer and signature",
+        ),
+        (
+            area(b'{"signatures":[{"signature":1,"signer":""}],"slots":[{"type":"x"}]}'),
+            "key slots damaged: a signature has a field that is not text",
         ),
         (area(spelled([{}])), "key slots damaged: a key slot is not an object with a type"),
         (area(spelled([{"type": "x", "y": []}])), "key slots damaged: a key slot has a field that"),
@@ -166,14 +182,56 @@ def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None
 )
 def test_bad_key_slots_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(FormatError, match=f"^{words}") as caught:
-        parse_layer_slots(data)
+        SlotText.parse(data)
     assert type(caught.value) is FormatError
 
 
-def test_the_reserved_area_is_zeros() -> None:
-    check_reserved(bytes(65536))
+def test_what_goes_with_the_slots_round_trips() -> None:
+    signature: SlotFields = {"signer": "a", "signature": "b"}
+    for text in (
+        SlotText((SLOT,), b"m" * 32),
+        SlotText((SLOT,), b"", (signature,) * 64),
+        SlotText((SLOT, SLOT), b"m" * 32, (signature,)),
+    ):
+        assert SlotText.parse(text.pack()) == text
+
+
+# -- two copies of them ----------------------------------------------------------------------
+
+OTHER = SlotText(({"type": "other"},))
+NOTHING, UNMARKED = bytes(SLOTS_SIZE), bytes(4096)
+MARK = b"CISFSKC\0".ljust(4096, b"\0")
+
+
+def test_under_the_mark_the_second_copy_counts_if_it_is_whole() -> None:
+    one, other = SlotText((SLOT,)), OTHER.pack()
+    assert SlotAreas.parse(SLOTS + NOTHING + UNMARKED) == SlotAreas(one)
+    assert SlotAreas.parse(SLOTS + NOTHING + MARK) == SlotAreas(one, is_marked=True)
+    assert SlotAreas.parse(SLOTS + other + MARK) == SlotAreas(OTHER, is_marked=True)
+    assert SlotAreas.parse(NOTHING + other + MARK) == SlotAreas(OTHER, is_marked=True)
+    for torn in (patched(other, 0, b"X"), patched(other, 4096, b"X"), patched(NOTHING, 5, b"X")):
+        assert SlotAreas.parse(SLOTS + torn + MARK) == SlotAreas(one, is_marked=True)
+
+
+def test_without_a_whole_copy_it_is_said_what_is_wrong_with_the_first() -> None:
+    torn = patched(SLOTS, 100, b"~")
+    for second in (NOTHING, torn, patched(NOTHING, 9, b"~")):
+        with pytest.raises(FormatError, match=r"^key slots damaged: the checksum does not match$"):
+            SlotAreas.parse(torn + second + MARK)
+
+
+def test_without_the_mark_everything_behind_the_first_copy_is_zeros() -> None:
+    assert len(SLOTS + NOTHING + UNMARKED) == AREAS_SIZE
+    good = SLOTS + NOTHING + UNMARKED
+    with pytest.raises(FormatError, match=r"^key slots truncated to 61439 bytes$"):
+        SlotAreas.parse(good[:61439])
     with pytest.raises(FormatError, match=r"^reserved area truncated to 65535 bytes$"):
-        check_reserved(bytes(65535))
-    for at in (0, 40000, 65535):
+        SlotAreas.parse(good[:-1])
+    for bad in (
+        patched(good, SLOTS_SIZE, b"\1"),
+        patched(good, AREAS_SIZE - 1, b"\1"),
+        patched(SLOTS + NOTHING + MARK, AREAS_SIZE - 1, b"\1"),
+        SLOTS + OTHER.pack() + UNMARKED,
+    ):
         with pytest.raises(FormatError, match=r"^reserved area damaged: it is not zero$"):
-            check_reserved(patched(bytes(65536), at, b"\1"))
+            SlotAreas.parse(bad)

@@ -23,7 +23,7 @@ from cisfs.errors import (
     UnsupportedVersionError,
     WrongKeyError,
 )
-from cisfs.format.sealed import pack_slots, parse_layer_slots
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Passphrase, RawKey
 from cisfs.keys.slots import slot_id
 from cisfs.layer import opening
@@ -292,8 +292,8 @@ def test_a_key_is_asked_for_last(path: Path, memory_path: Path) -> None:
 
 
 def test_a_damaged_slot_is_damage_and_not_a_wrong_key(path: Path) -> None:
-    slots = parse_layer_slots(path.read_bytes()[4096:65536])
-    put(path, 4096, pack_slots([{**slots[0], "salt": "AAAA"}]))
+    slots = SlotText.parse(path.read_bytes()[4096:65536]).slots
+    put(path, 4096, SlotText(({**slots[0], "salt": "AAAA"},)).pack())
     error = refusal(path)
     assert type(error) is FormatError
     assert str(error).startswith(f"{path}: a key slot's salt has a wrong length; fetch it again")
@@ -374,7 +374,7 @@ def test_what_is_no_layer_is_said_to_be_none(memory_path: Path) -> None:
 def test_describe_says_what_anyone_may_know(path: Path) -> None:
     said = describe(path)
     assert json.loads(json.dumps(said)) == said
-    (slot,) = parse_layer_slots(path.read_bytes()[4096:65536])
+    (slot,) = SlotText.parse(path.read_bytes()[4096:65536]).slots
     with layers.opened(path) as layer:
         assert said == {
             "type": "sealed layer",

@@ -14,9 +14,10 @@ import pytest
 
 from cisfs.crypto.hashes import unit_hash
 from cisfs.errors import CisfsError, FormatError, IntegrityError, WrongKeyError
-from cisfs.format.sealed import check_reserved, parse_layer_slots
+from cisfs.format.slotarea import SlotAreas, SlotText
 from cisfs.layer.hashtree import build_tree
-from cisfs.layer.sealed import ImageReader, SealedLayer
+from cisfs.layer.image_reader import ImageReader
+from cisfs.layer.sealed import SealedLayer
 from tests.unit import layers
 from tests.unit.layers import UNIT
 from tests.unit.vaults import KEY, same
@@ -120,8 +121,8 @@ def test_a_key_slot_altered_under_a_fitting_checksum_does_not_open(few: Target) 
 
 def test_a_bit_in_any_byte_of_the_padding_is_noticed(few: Target) -> None:
     """Byte by byte without a file around them, and a few of them in the file."""
-    assert_each_byte_matters(parse_layer_slots, few.stored[4096:65536])
-    assert_each_byte_matters(check_reserved, few.stored[65536:131072])
+    assert_each_byte_matters(SlotText.parse, few.stored[4096:65536])
+    assert_each_byte_matters(SlotAreas.parse, few.stored[4096:131072])
     for at in [*range(4096, 131072, 127), 65535, 65536, 131071]:
         few.flip(at, at % 8)
         assert type(few.refusal()) is FormatError, f"byte {at}"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cisfs.errors import CisfsError, UsageError
-from cisfs.format.sealed import LayerHeader, parse_layer_slots
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.slotarea import SlotText
 from cisfs.keys import slots
 from cisfs.keys.credentials import Passphrase
 from cisfs.keys.slots import open_slots
@@ -92,7 +93,7 @@ def test_a_second_implementation_reads_what_was_sealed(
     layers.seal(output, IMAGE[:size], unit_size=unit_size)
     stored = output.read_bytes()
     layer_id = LayerHeader.parse(stored).layer_id
-    layer_key = open_slots(parse_layer_slots(stored[4096:65536]), KEY, layer_id).reveal()
+    layer_key = open_slots(SlotText.parse(stored[4096:65536]).slots, KEY, layer_id).reveal()
     assert same(reference_layer.opened(stored, layer_key), IMAGE[:size])
 
 

@@ -23,7 +23,8 @@ from typing import Any
 from unittest.mock import patch
 
 from cisfs.cli.main import main
-from cisfs.layer.sealed import ImageReader, SealedLayer
+from cisfs.layer.image_reader import ImageReader
+from cisfs.layer.sealed import SealedLayer
 from cisfs.mount import image, wire
 from cisfs.mount.board import Seat
 from cisfs.mount.session import Answer

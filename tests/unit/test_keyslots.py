@@ -1,0 +1,331 @@
+"""Key slots added and removed: what opens before and after, and at every write on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cisfs.crypto.keys import KEY_SIZE, SecretKey
+from cisfs.errors import BusyError, CisfsError, IntegrityError, UsageError, WrongKeyError
+from cisfs.format.config import SlotFields, b64, from_b64
+from cisfs.format.slotarea import MAX_TEXT, SlotText
+from cisfs.keys.credentials import Identities, Passphrase, RawKey
+from cisfs.keys.slots import Slots, slot_id
+from cisfs.layer import keyslots, opening, sealed
+from tests.unit import layers, vaults
+from tests.unit.vaults import KEY
+
+OTHER = RawKey(b"o" * KEY_SIZE)
+THIRD = RawKey(b"t" * KEY_SIZE)
+SLOTS_END = 131072
+
+
+class Friend:
+    """A recipient and its identity whose wrapping is to keep the packet under a name."""
+
+    type = "friend"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def wrap(self, packet: bytes) -> dict[str, str | int]:
+        return {"recipient": self.name, "wrapped": b64(packet)}
+
+    def suits(self, slot: SlotFields) -> bool:
+        return slot["type"] == self.type
+
+    def unwrap(self, slot: SlotFields) -> bytes:
+        if slot["recipient"] != self.name:
+            raise WrongKeyError("for another")
+        return from_b64(slot["wrapped"], "packet")
+
+
+@pytest.fixture(params=["sealed", "vault"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A layer that KEY opens."""
+    if request.param == "vault":
+        place = tmp_path / "vault"
+        vaults.make(place)
+        return place
+    place = tmp_path / "layer.cis"
+    layers.seal(place, layers.image(8192))
+    return place
+
+
+def opens(path: Path, *offered: RawKey | Passphrase | Friend) -> bool:
+    try:
+        opening.open_layer(path, Identities(offered)).close()
+    except WrongKeyError:
+        return False
+    return True
+
+
+def test_what_was_added_opens_and_what_was_removed_does_not(path: Path) -> None:
+    words, ann, ben = Passphrase(b"words"), Friend("ann"), Friend("ben")
+    added = keyslots.add(path, KEY, [OTHER, words, ann, ben])
+    everybody: list[RawKey | Passphrase | Friend] = [KEY, OTHER, words, ann, ben]
+    assert keyslots.slots(path)[1:] == tuple(added)
+    assert all(opens(path, each) for each in everybody)
+    held = keyslots.slots(path)
+    for slot, gone in zip(held[:-1], everybody, strict=False):
+        assert keyslots.remove(path, Identities((ben,)), [slot_id(slot)]) == [slot]
+        assert not opens(path, gone)
+        assert opens(path, ben)
+    assert keyslots.slots(path) == held[-1:]
+
+
+def test_the_last_one_stays(path: Path) -> None:
+    (one,) = keyslots.slots(path)
+    keyslots.add(path, KEY, OTHER)
+    both = [slot_id(slot) for slot in keyslots.slots(path)]
+    with pytest.raises(UsageError, match=r"^nobody could open .* add another one first$"):
+        keyslots.remove(path, KEY, both)
+    keyslots.remove(path, KEY, both[:1])
+    with pytest.raises(UsageError, match="nobody could open"):
+        keyslots.remove(path, OTHER, both[1:])
+    assert slot_id(one) == both[0]
+    assert opens(path, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        ("abc", "give at least 4 digits of its id"),
+        ("0000000000zz", "no such key slot; list them with: cisfs key list"),
+    ],
+)
+def test_a_slot_that_is_not_named_well_is_not_removed(path: Path, wanted: str, why: str) -> None:
+    keyslots.add(path, KEY, OTHER)
+    with pytest.raises(UsageError, match=why):
+        keyslots.remove(path, KEY, [wanted])
+    assert opens(path, KEY)
+    assert opens(path, OTHER)
+
+
+def test_who_cannot_open_it_changes_nothing(path: Path) -> None:
+    before = keyslots.slots(path)
+    with pytest.raises(WrongKeyError):
+        keyslots.add(path, OTHER, THIRD)
+    with pytest.raises(WrongKeyError):
+        keyslots.remove(path, OTHER, [slot_id(before[0])])
+    assert keyslots.slots(path) == before
+
+
+def test_an_opened_layer_is_no_obstacle_and_does_not_notice(path: Path) -> None:
+    opened = opening.open_layer(path, KEY, read_only=False)
+    try:
+        keyslots.add(path, KEY, OTHER)
+        keyslots.remove(path, OTHER, [slot_id(keyslots.slots(path)[0])])
+    finally:
+        opened.close()
+    assert opens(path, OTHER)
+    assert not opens(path, KEY)
+
+
+def test_nothing_but_the_slots_changes(path: Path) -> None:
+    before = snapshot(path)
+    (slot,) = keyslots.slots(path)
+    keyslots.add(path, KEY, [Friend("ann"), OTHER])
+    assert snapshot(path) == before
+    keyslots.remove(path, OTHER, [slot_id(each) for each in keyslots.slots(path)[:2]])
+    assert snapshot(path) == before
+    stored = b"".join(each.read_bytes() for each in files(path))
+    assert str(slot["wrapped"]).encode() not in stored  # also not in the other copy
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def snapshot(path: Path) -> list[bytes]:
+    """Everything but the key slots."""
+    if path.is_dir():
+        return [each.read_bytes() for each in files(path) if each.name != "vault.json"]
+    data = path.read_bytes()
+    return [data[:4096], data[65536:]]
+
+
+def test_more_than_there_is_room_for(path: Path) -> None:
+    few = 250 if path.is_dir() else 30
+    large = Friend("n" * (10 if path.is_dir() else MAX_TEXT // 40))
+    keyslots.add(path, KEY, [large] * few)
+    with pytest.raises(UsageError, match=r"there is (no )?room"):
+        keyslots.add(path, KEY, [large] * 20)
+    assert len(keyslots.slots(path)) == few + 1
+
+
+# -- who cannot open it may not add anybody ------------------------------------------------------
+
+
+def test_slots_put_in_by_somebody_else_are_refused(tmp_path: Path) -> None:
+    """Or a rotation would wrap the new key for a recipient that nobody with the key chose."""
+    path = tmp_path / "layer.cis"
+    layers.seal(path, layers.image(8192))
+    forged: SlotFields = {"type": "friend", "recipient": "eve", "wrapped": ""}
+    keyslots.add(path, KEY, OTHER)
+    text = SlotText.parse(path.read_bytes()[4096:65536])
+    for _ in range(2):
+        text = SlotText.parse(path.read_bytes()[4096:65536])
+        for mac in (text.mac, b"", bytes(32)):
+            put(path, replace(text, slots=(*text.slots, forged), mac=mac))
+            for attempt in attempts(path):
+                with pytest.raises(IntegrityError, match="key slots were altered by someone"):
+                    attempt()
+        put(path, text)
+        keyslots.add(path, KEY, Friend("ann"))
+    text = SlotText.parse(path.read_bytes()[4096:65536])
+    put(path, replace(text, mac=b""))
+    with pytest.raises(IntegrityError):
+        keyslots.add(path, KEY, OTHER)
+    put(path, replace(text, slots=text.slots[:1], mac=b""))  # whoever can write can remove
+    assert opens(path, KEY)
+
+
+def test_slots_put_in_while_others_are_added_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "layer.cis"
+    layers.seal(path, layers.image(8192))
+    text = SlotText.parse(path.read_bytes()[4096:65536])
+    forged = replace(text, slots=(*text.slots, {"type": "friend", "recipient": "eve"}))
+
+    def change(_master: SecretKey, _identifier: bytes) -> Callable[[Slots], Slots]:
+        put(path, forged)
+        return lambda found: found
+
+    with pytest.raises(IntegrityError, match="key slots were altered by someone"):
+        sealed.change_slots(path, KEY, change)
+
+
+def attempts(path: Path) -> Iterator[Callable[[], object]]:
+    yield lambda: opening.open_layer(path, KEY)
+    yield lambda: keyslots.add(path, KEY, OTHER)
+    yield lambda: keyslots.remove(path, KEY, ["0000"])
+    yield lambda: opening.master_key(path, KEY)
+
+
+def put(path: Path, text: SlotText) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(text.pack())
+
+
+# -- every instant -------------------------------------------------------------------------------
+
+
+def test_it_opens_after_every_write(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a part of one, and the change can be made from there."""
+    keyslots.add(path, KEY, OTHER)
+    first, second = (slot_id(slot) for slot in keyslots.slots(path))
+
+    def change(place: Path) -> None:
+        keyslots.add(place, KEY, THIRD)
+        keyslots.remove(place, KEY, [second])
+
+    seen = 0
+    for stop in range(100):
+        place = tmp_path / f"copy{stop}"
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, place)
+        with monkeypatch.context() as patched:
+            faulty = Faulty(patched, stop)
+            try:
+                change(place)
+                break
+            except Stopped:
+                seen += 1
+        for torn in range(2):
+            if torn:
+                faulty.do_part()
+            assert opens(place, KEY)
+            ids = [slot_id(slot) for slot in keyslots.slots(place)]
+            assert first in ids
+            assert (second in ids) == opens(place, OTHER)
+        if not opens(place, THIRD):
+            keyslots.add(place, KEY, THIRD)
+        if opens(place, OTHER):
+            keyslots.remove(place, KEY, [second])
+        assert not opens(place, OTHER)
+        assert opens(place, THIRD)
+        assert opens(place, KEY)
+        with pytest.raises(UsageError):
+            keyslots.remove(place, KEY, ["0000000000zz"])
+        if not path.is_dir():
+            assert not any(place.read_bytes()[65536:SLOTS_END])
+    assert seen >= (6 if path.is_dir() else 10)
+
+
+class Stopped(Exception):
+    """What the process was killed with."""
+
+
+class Faulty:
+    """The system calls that change something, until the Nth of them, which does not happen."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, stop: int) -> None:
+        self.left = stop
+        self.part: Callable[[], object] = lambda: None
+        self._really_pwrite = os.pwrite
+        for name in ("pwrite", "rename", "unlink", "fsync", "fdatasync"):
+            patched.setattr(os, name, self._counted(getattr(os, name)))
+        really_open = os.open
+        patched.setattr(
+            os,
+            "open",
+            lambda *words, **more: (
+                self._counted(really_open)(*words, **more)
+                if words[1] & os.O_CREAT
+                else really_open(*words, **more)
+            ),
+        )
+
+    def _counted(self, call: Callable[..., object]) -> Callable[..., object]:
+        def counted(*words: object, **more: object) -> object:
+            if not self.left:
+                if call is self._really_pwrite:
+                    fd, data, offset = words
+                    assert isinstance(fd, int)
+                    assert isinstance(offset, int)
+                    again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+                    part = bytes(data)[:200]  # type: ignore[call-overload]  # less than a slot
+                    self.part = lambda: self._really_pwrite(again, part, offset)
+                raise Stopped
+            self.left -= 1
+            return call(*words, **more)
+
+        return counted
+
+    def do_part(self) -> None:
+        """Do a part of the write that was not done."""
+        self.part()
+
+
+def test_two_who_change_it_at_once_lose_nothing(path: Path) -> None:
+    keys = [RawKey(bytes([number]) * KEY_SIZE) for number in range(8)]
+    children = []
+    for key in keys:
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                try:
+                    keyslots.add(path, KEY, key)
+                except BusyError:
+                    continue
+                except CisfsError:
+                    os._exit(1)
+                os._exit(0)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 8
+    assert all(opens(path, key) for key in [KEY, *keys])
+
+
+def test_a_vault_of_a_command_that_was_killed_verifies(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    vaults.make(path)
+    (path / "vault.json.new").write_bytes(b"half of i")
+    keyslots.add(path, KEY, OTHER)
+    assert not (path / "vault.json.new").exists()
