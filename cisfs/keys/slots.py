@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -42,10 +43,12 @@ Slots = tuple[SlotFields, ...]
 # From the master key and the vault's or layer's id to what makes new slots of those that it has.
 SlotChange = Callable[[SecretKey, bytes], Callable[[Slots], Slots]]
 
-# RFC 9106, section 4, the second recommended option: 64 MiB, three passes, four lanes.
+# RFC 9106, section 4, the second recommended option: 64 MiB, three passes, four lanes.  Where that
+# takes less than the time below, passes are added until it does not.
 ITERATIONS = 3
 LANES = 4
 MEMORY_KIB = 64 * 1024
+CALIBRATED_SECONDS = 0.5
 
 # A hostile vault.json must not make us allocate or compute without bound.
 _MOST = {"iterations": 64, "lanes": 64, "memory_kib": 4 * 1024 * 1024}
@@ -67,18 +70,11 @@ def new_slot(master: SecretKey, recipient: Credential | Recipient, vault_id: byt
     salt = b64(secrets.token_bytes(_SALT_SIZE))
     fields: dict[str, str | int]
     if isinstance(credential, Passphrase):
-        fields = {
-            "type": TYPE_PASSPHRASE,
-            "kdf": "argon2id",
-            "iterations": ITERATIONS,
-            "lanes": LANES,
-            "memory_kib": MEMORY_KIB,
-            "salt": salt,
-        }
+        fields, wrapping_key = _calibrated(credential, salt)
     else:
         fields = {"type": TYPE_KEY_FILE, "salt": salt}
+        wrapping_key = _wrapping_key(fields, credential)
     nonce = secrets.token_bytes(_NONCE_SIZE)
-    wrapping_key = _wrapping_key(fields, credential)
     wrapped = AESGCM(wrapping_key).encrypt(nonce, master.reveal(), _aad(fields, vault_id))
     return {**fields, "wrapped": b64(nonce + wrapped)}
 
@@ -207,6 +203,26 @@ def _unwrap(slot: SlotFields, credential: Credential, vault_id: bytes) -> Secret
     nonce, cipher = wrapped[:_NONCE_SIZE], wrapped[_NONCE_SIZE:]
     wrapping_key = _wrapping_key(slot, credential)
     return SecretKey(AESGCM(wrapping_key).decrypt(nonce, cipher, _aad(slot, vault_id)))
+
+
+def _calibrated(passphrase: Passphrase, salt: str) -> tuple[dict[str, str | int], bytes]:
+    """Return a passphrase slot's fields, as costly as this machine makes bearable, and its key."""
+    fields: dict[str, str | int] = {
+        "type": TYPE_PASSPHRASE,
+        "kdf": "argon2id",
+        "iterations": ITERATIONS,
+        "lanes": LANES,
+        "memory_kib": MEMORY_KIB,
+        "salt": salt,
+    }
+    begin = time.perf_counter()
+    key = _wrapping_key(fields, passphrase)
+    took = time.perf_counter() - begin
+    times = min(int(CALIBRATED_SECONDS / took), _MOST["iterations"] // ITERATIONS)
+    if times <= 1:
+        return fields, key
+    fields["iterations"] = ITERATIONS * times
+    return fields, _wrapping_key(fields, passphrase)
 
 
 def _aad(slot: SlotFields, vault_id: bytes) -> bytes:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 
 import pytest
 
 from cisfs.crypto.keys import SecretKey
-from cisfs.errors import FormatError, NoMemoryError, WrongKeyError
-from cisfs.format.config import SlotFields, b64
+from cisfs.errors import CisfsError, FormatError, NoKeyError, NoMemoryError, WrongKeyError
+from cisfs.format.config import SlotFields, b64, from_b64
 from cisfs.keys import slots
-from cisfs.keys.credentials import Passphrase, RawKey
-from cisfs.keys.slots import new_slot, open_slots
+from cisfs.keys.credentials import Identities, Passphrase, RawKey
+from cisfs.keys.slots import new_slot, new_slots, open_slots
+from cisfs.keys.wrapping import master_in, packet
 
 MASTER = SecretKey(b"m" * 32)
 VAULT = b"v" * 16
@@ -134,3 +136,107 @@ def test_two_slots_for_one_key_have_nothing_in_common() -> None:
     one, other = (new_slot(MASTER, WORDS, VAULT) for _ in range(2))
     assert one["salt"] != other["salt"]
     assert one["wrapped"] != other["wrapped"]
+
+
+@pytest.mark.parametrize(("took", "iterations"), [(0.6, 1), (0.3, 1), (0.1, 5), (1e-6, 64)])
+def test_a_fast_machine_makes_more_passes(
+    monkeypatch: pytest.MonkeyPatch, took: float, iterations: int
+) -> None:
+    clock = iter([100.0, 100.0 + took])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    slot = new_slot(MASTER, WORDS, VAULT)
+    assert slot["iterations"] == iterations
+    assert open_slots([slot], WORDS, VAULT) == MASTER
+
+
+# -- several identities ---------------------------------------------------------------------------
+
+
+class Device:
+    """A recipient and its identity, which fails when told to."""
+
+    type = "device"
+    name = "the device"
+
+    def __init__(self, fault: CisfsError | None = None) -> None:
+        self.fault = fault
+        self.asked = 0
+
+    def wrap(self, packet: bytes) -> dict[str, str | int]:
+        return {"recipient": "me", "wrapped": b64(packet)}
+
+    def suits(self, slot: SlotFields) -> bool:
+        return slot["type"] == self.type
+
+    def unwrap(self, slot: SlotFields) -> bytes:
+        self.asked += 1
+        if self.fault is not None:
+            raise self.fault
+        return from_b64(slot["wrapped"], "packet")
+
+
+def test_the_first_that_opens_is_enough() -> None:
+    first, second = Device(), Device()
+    made = new_slots(MASTER, [FILE, first], VAULT)
+    assert open_slots(made, Identities((OTHER_FILE, first, second)), VAULT) == MASTER
+    assert (first.asked, second.asked) == (1, 0)
+
+
+def test_nobody_is_asked_for_a_passphrase_that_opens_nothing() -> None:
+    def never() -> Passphrase:
+        pytest.fail("asked")
+
+    device = Device()
+    made = new_slots(MASTER, [WORDS, device], VAULT)
+    assert open_slots(made, Identities((device,), never), VAULT) == MASTER
+    with pytest.raises(WrongKeyError):
+        open_slots(new_slots(MASTER, device, VAULT), Identities((), never), VAULT)
+    asked = Identities((OTHER_FILE,), lambda: WORDS)
+    assert open_slots(new_slots(MASTER, [FILE, WORDS], VAULT), asked, VAULT) == MASTER
+
+
+def test_a_failure_says_what_was_tried_and_what_is_wanted() -> None:
+    broken = Device(NoKeyError("no answer in 30 s"))
+    stranger = Device(WrongKeyError("for another"))
+    made = new_slots(MASTER, [WORDS, Device()], VAULT)
+    with pytest.raises(WrongKeyError) as caught:
+        open_slots(made, Identities((FILE, OTHER_WORDS, broken, stranger)), VAULT)
+    assert str(caught.value) == (
+        "no key slot opens; tried: key file (no slot for it); passphrase (it opens none of its "
+        "slots); the device (no answer in 30 s); the device (it opens none of its slots); the "
+        "slots here take: passphrase, device"
+    )
+    with pytest.raises(WrongKeyError, match=r"^no key slot opens; tried: nothing; "):
+        open_slots(made, Identities(()), VAULT)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"id":"","key":"","more":1}',
+        b'{"id":1,"key":2}',
+        b'{"id":"AA==","key":"AA=="}',
+        b'{"id":"","key":"' + b64(MASTER.reveal()).encode() + b'!"}',
+    ],
+)
+def test_a_packet_that_is_none_opens_nothing_and_is_not_quoted(damaged: bytes) -> None:
+    with pytest.raises(FormatError) as caught:
+        master_in(damaged, VAULT)
+    assert b64(MASTER.reveal()) not in str(caught.value)
+
+
+def test_a_packet_of_another_vault_opens_nothing() -> None:
+    assert master_in(packet(MASTER, VAULT), VAULT) == MASTER
+    with pytest.raises(WrongKeyError, match="made for another"):
+        master_in(packet(MASTER, b"w" * 16), VAULT)
+    moved = new_slots(MASTER, Device(), b"w" * 16)
+    with pytest.raises(WrongKeyError):
+        open_slots(moved, Identities((Device(),)), VAULT)
+
+
+def test_there_is_always_a_slot() -> None:
+    with pytest.raises(ValueError, match="no recipient"):
+        new_slots(MASTER, [], VAULT)
