@@ -1,0 +1,143 @@
+"""Files with private keys: read only where nobody else can read them, and written so.
+
+Does not know what the keys in them open.  A file is opened once and judged by its descriptor, so
+that what is read is what was judged.  One thread at a time for each path.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cisfs.errors import UsageError
+from cisfs.keys.credentials import KEY_SIZE, MAX_SECRET_SIZE, RawKey
+from cisfs.keys.encodings import Password, is_encoded_key, load_private
+from cisfs.keys.wrapping import Identity
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+_SSH_BLOCK = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+
+
+def read_private(path: Path, what: str = "private key") -> bytes:
+    """Return a file's content, at most 64 KiB; `what` it is called in messages.
+
+    Raises UsageError if it cannot be read, or if others than its owner and root can read or write
+    it, or if it is neither ours nor root's.  A pipe has no others.
+    """
+    return _read(path, what, private=True)
+
+
+def read_public(path: Path, what: str = "public key") -> bytes:
+    """Return the content of a file that anyone may read, at most 64 KiB.  Raises UsageError."""
+    return _read(path, what, private=False)
+
+
+def load_identities(path: Path, password: Password | None = None) -> list[Identity | RawKey]:
+    """Read what opens key slots from a file, whose content says what it is.
+
+    PEM, DER, a JWK or JWK set, an age identity file, an OpenSSH key (for age), or a key file's 32
+    bytes.  `password` is called at most once, if something in it is encrypted.  Raises UsageError;
+    NoKeyError if it is encrypted and there is no `password`, WrongKeyError if that is wrong.
+    """
+    return identities_in(read_private(path), str(path), password)
+
+
+def identities_in(
+    data: bytes, where: str, password: Password | None = None
+) -> list[Identity | RawKey]:
+    """Read the same from bytes, which messages call `where`."""
+    from cisfs.keys import age
+
+    if len(data) == KEY_SIZE:
+        return [RawKey(data)]
+    if age.looks_like_identities(data):
+        return [*age.identities_in(data, where)]
+    if data.lstrip().startswith(_SSH_BLOCK):
+        return [age.ssh_identity(data, where)]
+    if is_encoded_key(data):
+        return _jwe_identities(data, where, password)
+    raise UsageError(
+        f"{where} is no private key: neither PEM, DER, a JWK, an age identity nor {KEY_SIZE} bytes"
+    )
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Make a file that only we can read, whatever the umask, and make it durable.
+
+    Raises UsageError if there is anything at `path`, OSError; then nothing of it is left.
+    """
+    _write(path, data, PRIVATE)
+
+
+def write_pair(path: Path, private: bytes, public_path: Path, public: bytes) -> None:
+    """Make a private file and the public one that belongs to it: both, or none.
+
+    Raises UsageError if there is anything at either path, OSError.
+    """
+    _write(path, private, PRIVATE)
+    try:
+        _write(public_path, public, PUBLIC)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _jwe_identities(data: bytes, where: str, password: Password | None) -> list[Identity | RawKey]:
+    from cisfs.keys.jwe import JweIdentity
+
+    keys = load_private(data, where, password)
+    if len(keys) == 1:
+        return [JweIdentity(keys[0], where)]
+    return [JweIdentity(key, f"{where}, key {number}") for number, key in enumerate(keys, 1)]
+
+
+def _read(path: Path, what: str, *, private: bool) -> bytes:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if private and stat.S_ISREG(status.st_mode):
+                _check_private(status, f"{what} {path}")
+            data = file.read(MAX_SECRET_SIZE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
+    except ValueError:  # a NUL in the path
+        raise UsageError(f"cannot read {what} {str(path)!a}") from None
+    if len(data) > MAX_SECRET_SIZE:
+        raise UsageError(f"{what} {path} is too long")
+    return data
+
+
+def _check_private(status: os.stat_result, called: str) -> None:
+    if status.st_mode & 0o077:
+        raise UsageError(f"others can read {called}; chmod 600 it")
+    if status.st_uid not in (0, os.geteuid()):
+        raise UsageError(f"{called} belongs to another user; use a copy of your own")
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, mode)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; it was left alone") from None
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        _sync(path.parent)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
