@@ -18,6 +18,7 @@ from cisfs import __version__
 from cisfs.errors import CisfsError, EngineError
 
 COMMANDS = (
+    "keygen",
     "init",
     "mount",
     "umount",

@@ -187,3 +187,24 @@ def _ask(purpose: str, confirm: bool) -> bytes:
     if not typed:
         raise NoKeyError("no passphrase was typed")
     return typed.encode("utf-8", "surrogateescape")
+
+
+def from_file(path: Path) -> Passphrase:
+    """Return the passphrase in the first line of a file, "-" being standard input.
+
+    Raises UsageError.
+    """
+    return Passphrase(_first_line(_read(path, "passphrase file"), f"passphrase file {path}"))
+
+
+def from_command(command: str) -> Passphrase:
+    """Return the passphrase that a command prints.  Raises UsageError."""
+    return Passphrase(_from_command(command))
+
+
+def typed(purpose: str, *, confirm: bool = False) -> Passphrase:
+    """Ask for a passphrase at the terminal, twice with `confirm`; `purpose` is the prompt's words.
+
+    Raises NoKeyError if there is no terminal or nothing is typed, UsageError for two that differ.
+    """
+    return Passphrase(_ask(purpose, confirm))
