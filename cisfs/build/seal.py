@@ -25,7 +25,7 @@ from cisfs.build.superblock import check_image
 from cisfs.build.tar import Limits, index_tar
 from cisfs.build.vault_source import index_vault
 from cisfs.format.sealed_geometry import LayerGeometry
-from cisfs.keys.credentials import Credential
+from cisfs.keys.credentials import Identities, Opener, Recipients
 from cisfs.layer.sealing import Image, StoredImage, seal_image
 from cisfs.layer.vault import Vault
 from cisfs.mount import syscalls
@@ -52,11 +52,11 @@ class _Made:
 
 def seal(
     request: Request,
-    credential: Credential,
-    vault_credential: Credential,
+    recipients: Recipients,
+    vault_opener: Opener | None,
     progress: Progress,
 ) -> Sealed:
-    """Seal; `credential` opens the layer from now on, `vault_credential` a source that is a vault.
+    """Seal for `recipients`; `vault_opener` opens a source that is a vault.
 
     The output appears whole or not at all, and nothing else is left behind.  Raises CisfsError,
     OSError, and Interrupted in a block of `interrupts.raised`.
@@ -65,12 +65,12 @@ def seal(
     _keep_memory_private()
     with ExitStack() as undo:
         undo.callback(progress.end)
-        made = _make(request, vault_credential, progress, undo)
+        made = _make(request, vault_opener, progress, undo)
         progress.begin("encrypting", made.image.size)
         identity = seal_image(
             made.image,
             request.output,
-            credential,
+            recipients,
             unit_size=request.unit_size,
             workers=request.workers,
             force=request.force,
@@ -99,13 +99,13 @@ def _keep_memory_private() -> None:
 
 
 def _make(
-    request: Request, vault_credential: Credential, progress: Progress, undo: ExitStack
+    request: Request, vault_opener: Opener | None, progress: Progress, undo: ExitStack
 ) -> _Made:
     """Return the image, which `undo` does away with."""
     if request.kind is Kind.IMAGE:
         return _ready_made(request.path, undo)
     progress.begin("reading")
-    index = undo.enter_context(_index(request, vault_credential))
+    index = undo.enter_context(_index(request, vault_opener))
     image: Image
     if request.compression == UNCOMPRESSED:
         image = ErofsImage(index)
@@ -121,12 +121,12 @@ def _ready_made(path: Path, undo: ExitStack) -> _Made:
     return _Made(StoredImage(fd, size), check_image(fd, path).inodes, size)
 
 
-def _index(request: Request, vault_credential: Credential) -> Index:
+def _index(request: Request, vault_opener: Opener | None) -> Index:
     """Return the index of a source; what it holds open goes with it."""
     if request.kind is Kind.DIRECTORY:
         return index_directory(request.path)
     if request.kind is Kind.VAULT:
-        return index_vault(Vault.open(request.path, vault_credential, read_only=True))
+        return index_vault(Vault.open(request.path, vault_opener or Identities(()), read_only=True))
     limits = Limits(max_size=request.max_size, devices=request.devices)
     if request.source is None:
         return index_tar(0, request.label, limits, request.output.parent)

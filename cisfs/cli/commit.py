@@ -30,7 +30,7 @@ example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.keys.credentials import add_key_options
+    from cisfs.keys.options import add_making_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
-    add_key_options(parser)
+    add_making_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,13 +62,13 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> None:
     from cisfs.build import request
     from cisfs.cli.seal import seal_and_report
-    from cisfs.keys.credentials import from_options
+    from cisfs.keys.options import recipients
     from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
     from cisfs.runtime import commit
 
     writes = commit.find(args.container)
     args.output = request.check_output(args.output, force=args.force)
-    key = from_options(args, purpose=f"new passphrase for {args.output}", confirm=True)
+    made_for = recipients(args, f"new passphrase for {args.output}")
     # Paused: a directory that became a symlink under our eyes would lead out of the container.
     with writes.paused(), writes.shown() as directory:
         wanted = request.check(
@@ -81,4 +81,4 @@ def _run(args: argparse.Namespace) -> None:
             workers=None,
             force=args.force,
         )
-        seal_and_report(args, wanted, key, key)
+        seal_and_report(args, wanted, made_for)

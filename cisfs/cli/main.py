@@ -30,6 +30,7 @@ COMMANDS = (
     "stop",
     "logs",
     "rm",
+    "key",
     "unlock",
     "lock",
     "runtime",

@@ -91,13 +91,13 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
 
 def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> list[Layer]:
     """Open the layers, those that are unlocked without asking, the others with one key for all."""
-    from cisfs.keys.credentials import from_options
+    from cisfs.keys.credentials import typed
     from cisfs.layer import unlocked
     from cisfs.layer.opening import open_layer
 
     layers: list[Layer] = []
     purpose = "passphrase for " + ", ".join(map(str, paths))
-    key = cache(lambda: from_options(args, purpose=purpose))
+    key = cache(lambda: typed(purpose))
     try:
         for path in paths:
             opener = partial(unlocked.opener, path, args, key)
@@ -111,10 +111,10 @@ def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> list[Layer]:
 
 def _master_keys(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, SecretKey]:
     """Return what opens the layers if a key was given; what is locked, the runtime will say."""
-    from cisfs.keys import credentials
+    from cisfs.keys import options
     from cisfs.layer import opening
 
-    if not paths or not credentials.is_named(args):
+    opener = options.named_opener(args) if paths else None
+    if opener is None:
         return {}
-    credential = credentials.from_options(args, purpose="")
-    return {opening.key_id(path): opening.master_key(path, credential) for path in paths}
+    return {opening.key_id(path): opening.master_key(path, opener) for path in paths}

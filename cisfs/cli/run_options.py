@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.keys.credentials import add_key_options
+    from cisfs.keys.options import add_key_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = "cisfs run [OPTION]... (IMAGE | --rootfs DIR --) [CMD [ARG]...]"
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_process(parser)
     _add_mounts(parser)
     _add_isolation(parser)
-    add_key_options(parser)
+    add_key_options(parser, short=False)
     parser.add_argument(
         "command",
         metavar="IMAGE CMD",

@@ -20,7 +20,7 @@ from cisfs.cli.arguments import size, unit_size, workers
 if TYPE_CHECKING:
     from cisfs.build.request import Request
     from cisfs.build.seal import Sealed
-    from cisfs.keys.credentials import Credential
+    from cisfs.keys.credentials import Opener, Recipients
 
 HELP = "make a sealed layer of a directory, vault, tar or EROFS image"
 
@@ -57,7 +57,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.keys.credentials import add_key_options
+    from cisfs.keys.options import add_making_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -102,13 +102,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
-    add_key_options(parser)
+    add_making_options(parser)
     _add_source_key_options(parser)
 
 
 def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "key of a vault that is sealed", "Without any of these, it is the key of the new layer."
+        "key of a vault that is sealed",
+        "Without any of these, what the new layer is made for opens it.",
+    )
+    group.add_argument(
+        "-i",
+        "--identity",
+        metavar="IDENTITY",
+        action="append",
+        default=[],
+        help="a private key's FILE, pkcs11:URI or provider:NAME (see cisfs key --help); any number",
     )
     one = group.add_mutually_exclusive_group()
     for option, metavar in (
@@ -154,13 +163,16 @@ def _run(args: argparse.Namespace) -> int:
         force=args.force,
     )
     _check_standard_input(args)
-    credential, vault_credential = _credentials(args, wanted)
-    seal_and_report(args, wanted, credential, vault_credential)
+    recipients, vault_opener = _keys(args, wanted)
+    seal_and_report(args, wanted, recipients, vault_opener)
     return 0
 
 
 def seal_and_report(
-    args: argparse.Namespace, wanted: Request, credential: Credential, vault_credential: Credential
+    args: argparse.Namespace,
+    wanted: Request,
+    recipients: Recipients,
+    vault_opener: Opener | None = None,
 ) -> None:
     """Seal, and say what was made as `args.json` and `args.quiet` have it.
 
@@ -172,9 +184,7 @@ def seal_and_report(
 
     watched = sys.stderr.isatty() and not (args.json or args.quiet)
     try:
-        sealed = seal(
-            wanted, credential, vault_credential, Progress(sys.stderr if watched else None)
-        )
+        sealed = seal(wanted, recipients, vault_opener, Progress(sys.stderr if watched else None))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CisfsError(
@@ -195,25 +205,27 @@ def _check_standard_input(args: argparse.Namespace) -> None:
         raise UsageError("only one of the source and the passphrases can be standard input")
 
 
-def _credentials(args: argparse.Namespace, wanted: Request) -> tuple[Credential, Credential]:
-    """Return the key of the layer, and that of a vault that is sealed, which may be the same."""
+def _keys(args: argparse.Namespace, wanted: Request) -> tuple[Recipients, Opener | None]:
+    """Return whom the layer is for, and what opens a vault that is sealed, perhaps the same."""
     from cisfs.build.request import Kind
-    from cisfs.keys.credentials import from_options
+    from cisfs.keys import credentials, options
+    from cisfs.layer import unlocked
 
     source = argparse.Namespace(
+        identity=args.identity,
         passphrase_file=args.source_passphrase_file,
         passphrase_command=args.source_passphrase_command,
         key_file=args.source_key_file,
     )
-    apart = any(value is not None for value in vars(source).values())
-    if wanted.kind is Kind.VAULT and not apart:
-        purpose = f"passphrase for {args.source}, and for {args.output} too"
-        both = from_options(args, purpose=purpose)
-        return both, both
-    credential = from_options(args, purpose=f"new passphrase for {args.output}", confirm=True)
+    purpose = f"new passphrase for {args.output}"
     if wanted.kind is not Kind.VAULT:
-        return credential, credential
-    return credential, from_options(source, purpose=f"passphrase for {args.source}")
+        return options.recipients(args, purpose), None
+    if args.recipient or args.identity or credentials.is_given(source):
+        return options.recipients(args, purpose), unlocked.opener(wanted.path, source)
+    both = credentials.from_options(
+        args, purpose=f"passphrase for {args.source}, and for {args.output} too"
+    )
+    return both, both
 
 
 def _report(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> None:

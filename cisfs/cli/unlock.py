@@ -30,7 +30,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.keys.credentials import add_key_options
+    from cisfs.keys.options import add_key_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Unlock; return 0."""
-    from cisfs.keys import keyring
-    from cisfs.keys.credentials import from_options
+    from cisfs.keys import keyring, options
+    from cisfs.keys.credentials import typed
     from cisfs.layer import opening, store
 
     path = store.resolve_from_here(args.layer)
     name = opening.key_id(path)
-    credential = from_options(args, purpose=f"passphrase for {path}")
+    credential = options.named_opener(args) or typed(f"passphrase for {path}")
     keyring.store(name, opening.master_key(path, credential), args.timeout)
     print(_until(args.timeout))
     return 0

@@ -64,38 +64,15 @@ Opener = Credential | MasterKey | Identities  # what opens a layer
 Recipients = Credential | Recipient | Sequence[Credential | Recipient]  # what slots are made for
 
 
-def add_key_options(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the options that name a credential; at most one may be used."""
-    group = parser.add_argument_group(
-        "key",
-        f"Without any of these, ${FILE_VARIABLE} names the passphrase file; "
-        "failing that, the passphrase is asked for on the terminal.",
-    )
-    one = group.add_mutually_exclusive_group()
-    one.add_argument(
-        "--passphrase-file",
-        metavar="FILE",
-        type=Path,
-        help='read the passphrase from the first line of FILE ("-": standard input)',
-    )
-    one.add_argument(
-        "--passphrase-command",
-        metavar="COMMAND",
-        help="run COMMAND through the shell's word splitting and read the passphrase it prints",
-    )
-    one.add_argument(
-        "--key-file",
-        metavar="FILE",
-        type=Path,
-        help=f"use the {KEY_SIZE} random bytes in FILE; make one with: "
-        f"(umask 077; head -c {KEY_SIZE} /dev/urandom > FILE)",
-    )
-
-
 def is_named(args: argparse.Namespace) -> bool:
     """Tell whether an option in `args` or the environment names a credential."""
+    return is_given(args) or bool(os.environ.get(FILE_VARIABLE))
+
+
+def is_given(args: argparse.Namespace) -> bool:
+    """Tell whether an option in `args` names a credential."""
     given = (args.key_file, args.passphrase_command, args.passphrase_file)
-    return any(each is not None for each in given) or bool(os.environ.get(FILE_VARIABLE))
+    return any(each is not None for each in given)
 
 
 def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = False) -> Credential:
@@ -105,7 +82,7 @@ def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = Fals
     Raises NoKeyError when nothing was offered, UsageError for a source that will not do.
     """
     if args.key_file is not None:
-        return RawKey(_key_file(args.key_file))
+        return key_file(args.key_file)
     if args.passphrase_command is not None:
         return Passphrase(_from_command(args.passphrase_command))
     named = args.passphrase_file
@@ -116,14 +93,15 @@ def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = Fals
     return Passphrase(_ask(purpose, confirm))
 
 
-def _key_file(path: Path) -> bytes:
+def key_file(path: Path) -> RawKey:
+    """Return the key in a key file.  Raises UsageError."""
     key = _read(path, "key file")
     if len(key) != KEY_SIZE:
         raise UsageError(
             f"key file {path} has {len(key)} bytes instead of {KEY_SIZE}; make one with: "
             f"(umask 077; head -c {KEY_SIZE} /dev/urandom > FILE)"
         )
-    return key
+    return RawKey(key)
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -38,6 +38,7 @@ from cisfs.keys.wrapping import Identity, Recipient, master_in, packet
 
 TYPE_PASSPHRASE = "passphrase"  # noqa: S105 - a type of slot, not a secret
 TYPE_KEY_FILE = "key-file"
+TYPE_AGE, AGE_SCRYPT = "age", "scrypt"  # the recipient of age's slots that take a passphrase
 
 Slots = tuple[SlotFields, ...]
 # From the master key and the vault's or layer's id to what makes new slots of those that it has.
@@ -102,13 +103,13 @@ def open_slots(slots: Iterable[SlotFields], opener: Opener, vault_id: bytes) -> 
     if isinstance(opener, Identities):
         return _open_with_any(held, opener, vault_id)
     wanted = _secret_type(opener)
-    for slot in held:
-        if slot["type"] == wanted:
-            try:
-                return _unwrap(slot, opener, vault_id)
-            except InvalidTag:
-                continue
-    if any(slot["type"] == wanted for slot in held):
+    suiting = [slot for slot in held if _suits(opener, slot)]
+    for slot in suiting:
+        try:
+            return _opened(slot, opener, vault_id)
+        except (InvalidTag, WrongKeyError):
+            continue
+    if suiting:
         raise WrongKeyError(f"wrong {_in_words(wanted)}")
     raise WrongKeyError(f"no key slot takes a {wanted}; {_kinds(held)}")
 
@@ -120,10 +121,24 @@ def _open_with_any(slots: list[SlotFields], opener: Identities, vault_id: bytes)
         if isinstance(found, SecretKey):
             return found
         tried.append(found)
-    if opener.ask is not None and any(slot["type"] == TYPE_PASSPHRASE for slot in slots):
+    if opener.ask is not None and any(_takes_passphrase(slot) for slot in slots):
         return open_slots(slots, opener.ask(), vault_id)
     offered = "; ".join(tried) or "nothing"
     raise WrongKeyError(f"no key slot opens; tried: {offered}; {_kinds(slots)}")
+
+
+def in_words(slot: SlotFields) -> str:
+    """Return for whom a slot is, as far as it says, in a few words."""
+    recipient = str(slot.get("recipient", ""))
+    if slot["type"] in ("jwe", "pkcs11"):
+        from cisfs.keys.keypairs import PublicKey
+
+        try:
+            key = PublicKey.from_text(recipient)
+        except FormatError:
+            return "damaged"
+        return f"{key.members.get('crv', key.members['kty'])} key {key.fingerprint}"
+    return ascii(recipient)[1:-1]
 
 
 def _try(
@@ -136,9 +151,7 @@ def _try(
             continue
         why = "it opens none of its slots"
         try:
-            if isinstance(offered, (Passphrase, RawKey)):
-                return _unwrap(slot, offered, vault_id)
-            return master_in(offered.unwrap(slot), vault_id)
+            return _opened(slot, offered, vault_id)
         except (InvalidTag, WrongKeyError):
             continue
         except CisfsError as error:  # of this slot or this device; another may do
@@ -147,9 +160,27 @@ def _try(
 
 
 def _suits(offered: Identity | Credential, slot: SlotFields) -> bool:
-    if isinstance(offered, (Passphrase, RawKey)):
-        return slot["type"] == _secret_type(offered)
+    if isinstance(offered, Passphrase):
+        return _takes_passphrase(slot)
+    if isinstance(offered, RawKey):
+        return slot["type"] == TYPE_KEY_FILE
     return offered.suits(slot)
+
+
+def _takes_passphrase(slot: SlotFields) -> bool:
+    is_of_age = slot["type"] == TYPE_AGE and slot.get("recipient") == AGE_SCRYPT
+    return slot["type"] == TYPE_PASSPHRASE or is_of_age
+
+
+def _opened(slot: SlotFields, offered: Identity | Credential, vault_id: bytes) -> SecretKey:
+    """Return the master key in a slot that suits; InvalidTag or WrongKeyError if it does not."""
+    if isinstance(offered, Passphrase) and slot["type"] == TYPE_AGE:
+        from cisfs.keys.age import ScryptIdentity
+
+        offered = ScryptIdentity(offered)
+    if isinstance(offered, (Passphrase, RawKey)):
+        return _unwrap(slot, offered, vault_id)
+    return master_in(offered.unwrap(slot), vault_id)
 
 
 def _name(offered: Identity | Credential) -> str:

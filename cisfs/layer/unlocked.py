@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cisfs.errors import NoKeyError
-from cisfs.keys import credentials, keyring
+from cisfs.keys import credentials, keyring, options
 from cisfs.keys.credentials import Credential, MasterKey, Opener
 from cisfs.layer.opening import key_id
 
@@ -41,10 +41,12 @@ def opener(
     When they say nothing, the unlocked key; when there is none, what `ask` returns (default: what
     is typed on the terminal).  Raises what `from_options` and `key_id` raise.
     """
-    if not credentials.is_named(args):
-        found = find(path)
-        if found is not None:
-            return found
+    named = options.named_opener(args)
+    if named is not None:
+        return named
+    found = find(path)
+    if found is not None:
+        return found
     if ask is not None:
         return ask()
     return credentials.from_options(args, purpose=f"passphrase for {path}")

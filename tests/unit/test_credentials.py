@@ -19,9 +19,9 @@ from cisfs.keys.credentials import (
     Credential,
     Passphrase,
     RawKey,
-    add_key_options,
     from_options,
 )
+from cisfs.keys.options import add_key_options
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,8 @@ def test_two_sources_are_one_too_many(capfd: pytest.CaptureFixture[str]) -> None
 ASK = """
 import argparse, os, sys
 from cisfs.errors import CisfsError
-from cisfs.keys.credentials import add_key_options, from_options
+from cisfs.keys.credentials import from_options
+from cisfs.keys.options import add_key_options
 parser = argparse.ArgumentParser()
 add_key_options(parser)
 try:

@@ -21,7 +21,7 @@ from cisfs.build.seal import Sealed
 from cisfs.cli import arguments, seal
 from cisfs.cli.main import main
 from cisfs.errors import NoFuseError, UsageError
-from cisfs.keys.credentials import Credential, RawKey
+from cisfs.keys.credentials import Credential, Opener, RawKey, Recipients
 from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
 from tests.unit import vaults
 
@@ -282,12 +282,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Credential, Credential]]:
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Recipients, Opener | None]]:
     """What `seal` was called with, instead of doing anything."""
-    calls: list[tuple[Request, Credential, Credential]] = []
+    calls: list[tuple[Request, Recipients, Opener | None]] = []
 
     def stand_in(
-        wanted: Request, layer: Credential, vault: Credential, _progress: object
+        wanted: Request, layer: Recipients, vault: Opener | None, _progress: object
     ) -> Sealed:
         calls.append((wanted, layer, vault))
         return SEALED
@@ -319,7 +319,7 @@ def test_a_new_passphrase_is_asked_for_twice(tmp_path: Path, source: Path, asked
 
 
 def test_the_key_of_a_vault_is_the_new_layers_unless_there_is_another(
-    tmp_path: Path, asked: Asked, given: list[tuple[Request, Credential, Credential]]
+    tmp_path: Path, asked: Asked, given: list[tuple[Request, Recipients, Opener | None]]
 ) -> None:
     vault, output = vaults.make(tmp_path / "vault"), tmp_path / "x.cis"
     assert main(["seal", "--key-file", "new", str(vault), "-o", str(output)]) == 0
@@ -327,14 +327,14 @@ def test_the_key_of_a_vault_is_the_new_layers_unless_there_is_another(
     assert asked.purposes == [(f"passphrase for {vault}, and for {output} too", False)]
     keys = ["--key-file", "new", "--source-key-file", "old"]
     assert main(["seal", *keys, str(vault), "-o", str(output)]) == 0
-    assert given[-1][1:] == (RawKey(b"new"), RawKey(b"old"))
+    assert given[-1][1:] == ([RawKey(b"new")], RawKey(b"old"))
 
 
 def test_the_options_reach_the_work(
     tmp_path: Path,
     source: Path,
     asked: Asked,
-    given: list[tuple[Request, Credential, Credential]],
+    given: list[tuple[Request, Recipients, Opener | None]],
 ) -> None:
     output = ["-o", str(tmp_path / "x.cis")]
     assert main(["seal", str(source), *output]) == 0

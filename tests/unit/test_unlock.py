@@ -17,7 +17,8 @@ from cisfs.cli.main import main
 from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NoKeyError, NotAVaultError, UsageError, WrongKeyError
 from cisfs.keys import keyring
-from cisfs.keys.credentials import FILE_VARIABLE, MasterKey, RawKey, add_key_options
+from cisfs.keys.credentials import FILE_VARIABLE, MasterKey, RawKey
+from cisfs.keys.options import add_key_options
 from cisfs.layer import opening, store, unlocked
 from tests.unit import layers, vaults
 from tests.unit.keyrings import private_ring

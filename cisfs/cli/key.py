@@ -1,0 +1,113 @@
+"""`cisfs key`: who can open a vault or sealed layer.
+
+Parses, calls `cisfs.layer.keyslots` and `cisfs.layer.rotation`, prints.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cisfs.format.config import SlotFields
+
+HELP = "list, add and remove who can open a vault or sealed layer, or change its key"
+
+_EPILOG = """\
+list shows the key slots of LAYER, a path or the name of a layer in /var/lib/cisfs/layers.  Each
+holds the layer's key, wrapped for one recipient, and is known by its id.
+
+add and remove change nothing but the slots: data and identity stay as they are, also of a layer
+that is mounted, and whatever happens the layer can be opened by all who could before, or by all who
+can afterwards.  Both take a key that opens the layer: it was unlocked, or is given.  The last slot
+is never removed.
+
+Who was removed may have kept a copy of the layer with the slot in it, or the layer's key itself.
+rotate is for that: it encrypts everything anew under a fresh key.
+
+{recipients}
+examples:
+  cisfs key list private.cis
+  cisfs key add private.cis -r alice.pem -r age1f4k7...
+  cisfs key add private.cis -r passphrase -i alice.key
+  cisfs key remove private.cis 5e1612b79e39
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.keys.options import add_key_options, add_recipient_option
+    from cisfs.keys.spelling import RECIPIENTS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG.format(recipients=RECIPIENTS)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    listing = _action(actions, "list", "show the key slots")
+    listing.add_argument("--json", action="store_true", help="print one JSON document")
+    adding = _action(actions, "add", "let somebody open it, too")
+    add_recipient_option(adding, required=True)
+    add_key_options(adding)
+    removing = _action(actions, "remove", "take key slots away")
+    removing.add_argument(
+        "slots", metavar="ID", nargs="+", help="the id of a slot, or the start of it"
+    )
+    add_key_options(removing)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    action.formatter_class = argparse.RawDescriptionHelpFormatter
+    action.add_argument("layer", metavar="LAYER", help="the vault or sealed layer")
+    return action
+
+
+def run(args: argparse.Namespace) -> int:
+    """List or change the slots; return 0."""
+    from cisfs.layer import store
+
+    path = store.resolve_from_here(args.layer)
+    {"list": _list, "add": _add, "remove": _remove}[args.action](path, args)
+    return 0
+
+
+def _list(path: Path, args: argparse.Namespace) -> None:
+    from cisfs.keys.slots import describe_slots
+    from cisfs.layer import keyslots
+
+    slots = keyslots.slots(path)
+    if args.json:
+        print(json.dumps({"path": str(path), "slots": describe_slots(slots)}, indent=2))
+    else:
+        _print(slots)
+
+
+def _add(path: Path, args: argparse.Namespace) -> None:
+    from cisfs.keys import options
+    from cisfs.layer import keyslots, unlocked
+
+    recipients = options.recipients(args)
+    _print(keyslots.add(path, unlocked.opener(path, args), recipients))
+
+
+def _remove(path: Path, args: argparse.Namespace) -> None:
+    from cisfs.layer import keyslots, unlocked
+
+    for slot in keyslots.remove(path, unlocked.opener(path, args), args.slots):
+        from cisfs.keys.slots import slot_id
+
+        print(f"removed {slot_id(slot)} {slot['type']}")
+
+
+def _print(slots: Iterable[SlotFields]) -> None:
+    from cisfs.keys.slots import in_words, slot_id
+
+    for slot in slots:
+        print(f"{slot_id(slot)}  {slot['type']:<12}  {in_words(slot)}".rstrip())

@@ -1,0 +1,134 @@
+"""`cisfs key`, and the options -r and -i, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+
+from cisfs.cli.main import main
+from tests.unit import layers
+from tests.unit.vaults import KEY
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with some keys, where no key is unlocked and no passphrase is at hand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISFS_PASSPHRASE_FILE", raising=False)
+    monkeypatch.setattr("cisfs.layer.unlocked.find", lambda _path: None)
+    for name in ("ann", "ben"):
+        assert main(["keygen", "-o", f"{name}.key"]) == 0
+    private("file.key", secrets.token_bytes(32))
+    private("words", b"correct horse\n")
+    return tmp_path
+
+
+def private(name: str, content: bytes) -> None:
+    path = Path(name)
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
+def listed(layer: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    capsys.readouterr()
+    assert main(["key", "list", "--json", layer]) == 0
+    slots: list[dict[str, str]] = json.loads(capsys.readouterr().out)["slots"]
+    return slots
+
+
+def opens(layer: str, *words: str) -> bool:
+    code = main(["verify", layer, *words])
+    assert code in (0, 12)
+    return code == 0
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["vault", "layer"])
+def test_a_team_comes_and_goes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if kind == "vault":
+        assert main(["init", "x", "-r", "ann.key.pub", "-r", "key-file:file.key"]) == 0
+    else:
+        Path("source").mkdir()
+        words = ["-r", "jwe:ann.key.pub", "--key-file", "file.key"]
+        assert main(["seal", "source", "-o", "x", *words]) == 0
+    assert [slot["type"] for slot in listed("x", capsys)] == ["jwe", "key-file"]
+    for identity in ("ann.key", "file.key"):
+        assert opens("x", "-i", identity)
+    assert not opens("x", "-i", "ben.key")
+    added = ["-r", "ben.key.pub", "-r", "passphrase:words"]
+    assert main(["key", "add", "x", *added, "-i", "ben.key", "-i", "ann.key"]) == 0
+    assert opens("x", "-i", "ben.key")
+    assert opens("x", "--passphrase-file", "words")
+    ann = listed("x", capsys)[0]["id"]
+    assert main(["key", "remove", "x", ann[:6], "-i", "ben.key"]) == 0
+    assert capsys.readouterr().out == f"removed {ann} jwe\n"
+    assert not opens("x", "-i", "ann.key")
+    assert all(opens("x", "-i", each) for each in ("ben.key", "file.key"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_list_says_whose_the_slots_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "x", "-r", "ann.key.pub", "-r", "passphrase:words"]) == 0
+    capsys.readouterr()
+    assert main(["key", "list", "x"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[1:4] == ["jwe", "P-256", "key"]
+    assert len(first.split()[4]) == 43
+    assert second.split()[1:] == ["passphrase"]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["list", "nothing"], 10, "there is no layer 'nothing'"),
+        (["add", "x", "-r", "ann.key", "-i", "ann.key"], 2, "it is a private key"),
+        (["add", "x", "-r", "missing", "-i", "ann.key"], 2, "missing: No such file"),
+        (["add", "x", "-r", "provider:", "-i", "ann.key"], 2, "names no key provider"),
+        (["add", "x", "-r", "key-file:words", "-i", "ann.key"], 2, "has 14 bytes instead of 32"),
+        (["add", "x", "-r", "ben.key.pub", "-i", "ben.key"], 12, "tried: ben.key (no slot for it)"),
+        (["add", "x", "-r", "ben.key.pub", "-i", "loose"], 2, "others can read private key loose"),
+        (["add", "x", "-r", "ben.key.pub", "-i", "ann.key:pass=x"], 2, "can be read by everybody"),
+        (["add", "x", "-r", "ben.key.pub", "-i", "ann.key:fd=x"], 2, "no number of a file"),
+        (["remove", "x", "12345678", "-i", "ann.key"], 2, "no such key slot"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "x", "-r", "ann.key.pub"]) == 0
+    Path("loose").touch(0o644)
+    before = Path("x/vault.json").read_bytes()
+    capsys.readouterr()
+    assert main(["key", *words]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert Path("x/vault.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("here")
+def test_an_encrypted_identity_takes_its_password_from_a_file() -> None:
+    assert main(["keygen", "-o", "eve.key", "--passphrase-file", "words"]) == 0
+    assert main(["init", "x", "-r", "eve.key.pub"]) == 0
+    assert opens("x", "-i", "eve.key:file=words")
+    private("wrong", b"battery staple\n")
+    assert main(["verify", "x", "-i", "eve.key:file=wrong"]) == 12
+
+
+def test_a_key_file_opens_what_it_made(here: Path) -> None:
+    layers.seal(here / "old.cis", layers.image(8192))
+    private("old.key", KEY.secret)
+    assert opens("old.cis", "-i", "old.key")
+    assert opens("old.cis", "--key-file", "old.key", "-i", "ann.key")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_passphrase_opens_slots_of_age_too() -> None:
+    assert main(["init", "x", "-r", "age-passphrase:words"]) == 0
+    assert opens("x", "--passphrase-file", "words")
+    private("wrong", b"battery staple\n")
+    assert not opens("x", "--passphrase-file", "wrong")
