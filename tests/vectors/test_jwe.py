@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cisfs.errors import FormatError, WrongKeyError
 from cisfs.keys.jwe import decrypt
@@ -27,6 +28,14 @@ KEY = {
     "kid": "2011-04-29",
 }
 THUMBPRINT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+# RFC 7517, appendix A.1
+EC = {
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+}
 
 
 def spellings(section: str) -> list[bytes]:
@@ -83,3 +92,16 @@ def test_the_thumbprint_is_that_of_rfc_7638() -> None:
     public = PublicKey.from_members({**KEY, "alg": None})
     assert public.fingerprint == THUMBPRINT
     assert PublicKey.from_members({**KEY, "alg": "RSA-OAEP-256"}).fingerprint == THUMBPRINT
+
+
+def test_a_published_key_is_spelled_as_it_was() -> None:
+    for members in (EC, {name: KEY[name] for name in ("kty", "n", "e")}):
+        assert PublicKey.from_members(members).members == members
+
+
+def test_coordinates_have_their_full_size() -> None:
+    """RFC 7518, section 6.2.1.2: also those that begin with zeros, as 1 in 256 does."""
+    for curve, characters in ((ec.SECP256R1(), 43), (ec.SECP384R1(), 64), (ec.SECP521R1(), 88)):
+        for secret in range(1, 300):
+            members = PublicKey.of(ec.derive_private_key(secret, curve).public_key()).members
+            assert {len(members["x"]), len(members["y"])} == {characters}
