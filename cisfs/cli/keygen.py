@@ -19,7 +19,7 @@ give to whoever encrypts for you.  Neither replaces a file that is there.  Witho
 key goes to standard output, and the public key to standard error.
 
 The key is an elliptic-curve key (P-256).  What openssl makes will do as well, RSA keys included;
-skopeo and other tools that speak ocicrypt take the same files.
+skopeo and other tools that speak ocicrypt take the same files, if they are not encrypted.
 
 There is no way into what was encrypted for a lost key, nor past a forgotten passphrase.
 
