@@ -60,6 +60,10 @@ def identities(text: str) -> list[Identity | RawKey]:
     Raises UsageError, NoKeyError or WrongKeyError when the file is encrypted.
     """
     kind, colon, rest = text.partition(":")
+    if colon and kind == "pkcs11":
+        from cisfs.keys.pkcs11 import Pkcs11Identity
+
+        return [Pkcs11Identity(text)]
     if colon and kind == "provider":
         from cisfs.keys.provider import ProviderIdentity
 
@@ -87,6 +91,12 @@ def _age(text: str) -> list[Recipient | Passphrase | RawKey]:
         return [age.AgeRecipient.parse(text)]
     data = read_public(Path(text), "recipients file")
     return [*age.recipients_in(data, text)]
+
+
+def _token(rest: str) -> list[Recipient | Passphrase | RawKey]:
+    from cisfs.keys.pkcs11 import Pkcs11Recipient
+
+    return [Pkcs11Recipient.from_words(f"pkcs11:{rest}")]
 
 
 def _provider(rest: str) -> list[Recipient | Passphrase | RawKey]:
@@ -119,6 +129,7 @@ def _new_passphrase(file: str) -> Passphrase:
 _RECIPIENTS: dict[str, Callable[[str], list[Recipient | Passphrase | RawKey]]] = {
     "jwe": _public_key,
     "age": _age,
+    "pkcs11": _token,
     "provider": _provider,
     "passphrase": _passphrase,
     "age-passphrase": _age_passphrase,
