@@ -10,6 +10,8 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+from cisfs.cli import table
+
 if TYPE_CHECKING:
     from cisfs.runtime.listing import State
 
@@ -65,16 +67,12 @@ def _print(states: list[State]) -> None:
         (state.identifier[:12], state.name, state.image, _command(state), _status(state))
         for state in states
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
-        print("   ".join(cells).rstrip())
+    print("\n".join(table.lines(rows)))
 
 
 def _command(state: State) -> str:
-    text = " ".join(state.command)
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable if len(printable) <= _WIDTH else f"{printable[: _WIDTH - 3]}..."
+    text = table.printable(" ".join(state.command))
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 
 def _status(state: State) -> str:

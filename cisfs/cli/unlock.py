@@ -9,6 +9,7 @@ import argparse
 import time
 
 from cisfs.cli.arguments import duration
+from cisfs.cli.table import moment
 
 HELP = "let containers open a vault or sealed layer for a while"
 
@@ -20,10 +21,13 @@ LAYER is a path, or the name of a layer in /var/lib/cisfs/layers.
 Its key is kept in the kernel's keyring, in memory that is never swapped out, until "cisfs lock",
 the timeout or a restart of the machine.  Meanwhile whatever the same user starts opens the layer
 without a key: "cisfs mount", "cisfs run", and containers of engines whose runtime is cisfs-runtime,
-for which root has to unlock it.  What is running stays when the key goes.
+for which root has to unlock it.  What is running goes on when the key goes; with --stop, containers
+that use the layer are stopped when the time is up, also those that were running before, unless it
+is unlocked anew by then.
 
 examples:
   cisfs unlock private.cis
+  cisfs unlock --timeout 8h --stop private.cis
   cisfs unlock --timeout none --key-file /etc/keys/private.key /var/lib/cisfs/layers/private.cis
 """
 
@@ -42,19 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_TIMEOUT,
         help=f"forget the key after 30s, 15m, 1h, 2d ..., or none (default: {DEFAULT_TIMEOUT})",
     )
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="when the time is up, stop the containers that use the layer",
+    )
     add_key_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Unlock; return 0."""
+    from cisfs.errors import UsageError
     from cisfs.keys import keyring, options
     from cisfs.keys.credentials import typed
     from cisfs.layer import opening, store
 
+    if args.stop and args.timeout is None:
+        raise UsageError("--stop is for the end of a --timeout, and none never ends")
     path = store.resolve_from_here(args.layer)
     name = opening.key_id(path)
     credential = options.named_opener(args) or typed(f"passphrase for {path}")
-    keyring.store(name, opening.master_key(path, credential), args.timeout)
+    keyring.store(name, opening.master_key(path, credential), args.timeout, stops=args.stop)
     print(_until(args.timeout))
     return 0
 
@@ -62,6 +74,4 @@ def run(args: argparse.Namespace) -> int:
 def _until(seconds: int | None) -> str:
     if seconds is None:
         return "unlocked until the machine restarts"
-    end = time.localtime(time.time() + seconds)
-    today = end[:3] == time.localtime()[:3]
-    return "unlocked until " + time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", end)
+    return f"unlocked until {moment(time.time() + seconds)}"

@@ -22,6 +22,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from cisfs.crypto.keys import KEY_SIZE, SecretKey
 from cisfs.errors import CisfsError
@@ -38,20 +39,33 @@ _KEYRING = b"keyring"
 _KEY_PERMISSIONS = VIEW | READ | SEARCH | LINK
 _RING_PERMISSIONS = VIEW | READ | WRITE | SEARCH | LINK
 
-# The key, and when it expires, in seconds since 1970 (0: never), which the kernel does not tell.
-_PAYLOAD = struct.Struct(f">{KEY_SIZE}sQ")
+# The key; when it expires, in seconds since 1970 (0: never), which the kernel does not tell; and
+# whether containers are to end with it.
+_PAYLOAD = struct.Struct(f">{KEY_SIZE}sQ?")
 
 _GONE = (errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED)
 
 
-def store(name: str, key: SecretKey, seconds: int | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a key is kept.
+
+    `until` in seconds since 1970, infinity for one that does not expire; `stops`: the containers
+    that use its layer are to be stopped then.
+    """
+
+    until: float
+    stops: bool
+
+
+def store(name: str, key: SecretKey, seconds: int | None, *, stops: bool = False) -> None:
     """Keep a master key under the hex id `name` for some seconds, or (None) until it is forgotten.
 
-    It takes the place of one of the same name.  Raises CisfsError where there are no keyrings or
-    the user's quota is used up.
+    It takes the place of one of the same name, with its terms.  Raises CisfsError where there are
+    no keyrings or the user's quota is used up.
     """
     with _possession():
-        _store(_description(name), key, seconds or 0)
+        _store(_description(name), key, seconds or 0, stops)
 
 
 def find(name: str) -> SecretKey | None:
@@ -60,12 +74,10 @@ def find(name: str) -> SecretKey | None:
     return kept[0] if kept is not None else None
 
 
-def remaining(name: str) -> float | None:
-    """Return for how many seconds a key is kept, infinity for one that does not expire."""
+def terms(name: str) -> Terms | None:
+    """Return the terms on which the key of the hex id `name` is kept, None if it is not."""
     kept = _find(name)
-    if kept is None:
-        return None
-    return kept[1] - time.time() if kept[1] else float("inf")
+    return kept[1] if kept is not None else None
 
 
 def names() -> list[str]:
@@ -86,7 +98,7 @@ def forget(name: str) -> bool:
 def forget_all() -> int:
     """Destroy all keys; returns how many there were.
 
-    Raises CisfsError, as the others but `find` and `remaining` do, where there are no keyrings.
+    Raises CisfsError, as the others but `find` and `terms` do, where there are no keyrings.
     """
     with _possession():
         return _destroy([key for key, _ in _kept()])
@@ -112,11 +124,11 @@ def _possession() -> Iterator[None]:
         raise CisfsError(f"the kernel keyring cannot be used here: {error.strerror}") from None
 
 
-def _store(description: bytes, key: SecretKey, seconds: int) -> None:
+def _store(description: bytes, key: SecretKey, seconds: int, stops: bool) -> None:
     """Make the key where only this thread is, and show it when it is as it should be."""
     ring = _ring()
     expiry = int(time.time()) + seconds if seconds else 0
-    payload = _PAYLOAD.pack(key.reveal(), expiry)
+    payload = _PAYLOAD.pack(key.reveal(), expiry, stops)
     made = keyctl.add_key(_USER, description, payload, THREAD_KEYRING)
     try:
         keyctl.set_timeout(made, seconds)
@@ -144,16 +156,17 @@ def _ring() -> int:
     return ring
 
 
-def _find(name: str) -> tuple[SecretKey, int] | None:
-    """Return a key and when it expires."""
+def _find(name: str) -> tuple[SecretKey, Terms] | None:
+    """Return a key and its terms; none that the kernel would hold for one more moment."""
     payload = b""
     with suppress(CisfsError), _possession():  # where there are no keyrings, nothing is in them
         ring = keyctl.search(USER_KEYRING, _KEYRING, RING)
         payload = keyctl.read(keyctl.search(ring, _USER, _description(name)))
     if len(payload) != _PAYLOAD.size:
         return None  # not ours
-    secret, expiry = _PAYLOAD.unpack(payload)
-    return SecretKey(secret), expiry
+    secret, expiry, stops = _PAYLOAD.unpack(payload)
+    terms = Terms(expiry or float("inf"), stops)
+    return (SecretKey(secret), terms) if time.time() < terms.until else None
 
 
 def _kept() -> Iterator[tuple[int, bytes]]:

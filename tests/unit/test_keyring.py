@@ -57,20 +57,32 @@ def test_a_key_expires() -> None:
     while keyring.find(ONE) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert keyring.find(ONE) is None
-    assert keyring.remaining(ONE) is None
+    assert keyring.terms(ONE) is None
     assert keyring.names() == []
     keyring.store(ONE, NEW_KEY, 60)
     assert keyring.find(ONE) == NEW_KEY
 
 
-def test_how_long_a_key_is_kept_is_known() -> None:
-    assert keyring.remaining(ONE) is None
-    keyring.store(ONE, KEY, 1000)
-    left = keyring.remaining(ONE)
-    assert left is not None
-    assert 900 < left <= 1000
+def test_the_terms_of_a_key_are_known() -> None:
+    assert keyring.terms(ONE) is None
+    before = int(time.time())
+    keyring.store(ONE, KEY, 1000, stops=True)
+    kept = keyring.terms(ONE)
+    assert kept is not None
+    assert before + 1000 <= kept.until <= time.time() + 1000
+    assert kept.stops
     keyring.store(ONE, KEY, None)
-    assert keyring.remaining(ONE) == float("inf")
+    assert keyring.terms(ONE) == keyring.Terms(float("inf"), stops=False)
+
+
+def test_a_key_is_gone_when_its_terms_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel rounds its time up, and those who wait for the end must not find the key then."""
+    keyring.store(ONE, KEY, 1000)
+    kept = keyring.terms(ONE)
+    assert kept is not None
+    monkeypatch.setattr(time, "time", lambda: kept.until)
+    assert keyring.find(ONE) is None
+    assert keyring.terms(ONE) is None
 
 
 def test_a_process_that_does_not_possess_a_key_sees_nothing_of_it() -> None:

@@ -153,7 +153,25 @@ def test_the_end_is_said_with_its_day_if_it_is_another(
     assert before - 1 <= end - 2 * 86_400 <= time.time()
     assert main(["unlock", "--timeout", "none", *key, path]) == 0
     assert capsys.readouterr().out == "unlocked until the machine restarts\n"
-    assert keyring.remaining(opening.key_id(Path(path))) == float("inf")
+    kept = keyring.terms(opening.key_id(Path(path)))
+    assert kept == keyring.Terms(float("inf"), stops=False)
+
+
+def test_that_containers_are_to_be_stopped_is_kept_with_the_key(
+    tmp_path: Path, key: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(vaults.make(tmp_path / "v"))
+    assert main(["unlock", "--timeout", "none", "--stop", *key, path]) == 2
+    assert "none never ends" in capsys.readouterr().err
+    assert keyring.names() == []
+    assert main(["unlock", "--stop", *key, path]) == 0
+    kept = keyring.terms(opening.key_id(Path(path)))
+    assert kept is not None
+    assert kept.stops
+    assert main(["unlock", *key, path]) == 0
+    kept = keyring.terms(opening.key_id(Path(path)))
+    assert kept is not None
+    assert not kept.stops
 
 
 @pytest.mark.parametrize(
