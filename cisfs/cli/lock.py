@@ -1,20 +1,36 @@
 """`cisfs lock`: the end of `cisfs unlock`.
 
-Parses, calls `cisfs.layer` and `cisfs.keys.keyring`.  One call per process.
+Parses, calls `cisfs.layer`, `cisfs.keys.keyring` and `cisfs.runtime.usage`.  One call per process.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cisfs.cli.stop import seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cisfs.mount.mounted import Mounted
+    from cisfs.runtime.usage import User
 
 HELP = "forget the key of an unlocked vault or sealed layer"
 
 _EPILOG = """\
-Containers and mounts that are running keep their own copies of the key, and go on.
+Containers and mounts that are running keep their own copies of the key, and go on.  With --stop,
+which takes root, every container that uses the layer is stopped once the key is gone, and is named
+when nothing of it is left: those of engines and those of "cisfs run".  They are sent their stop
+signal (SIGTERM where the engine does not say), and are killed when they have not ended after some
+seconds.  What "cisfs mount" has mounted stays, and is named: "cisfs umount" ends it.
+
+A layer opens again, without being unlocked, if its key is in the key directory.
 
 examples:
   cisfs lock private.cis
-  cisfs lock --all
+  cisfs lock --all --stop --time 30
 """
 
 
@@ -25,18 +41,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = parser.add_mutually_exclusive_group(required=True)
     one.add_argument("layer", metavar="LAYER", nargs="?", help="the vault or sealed layer")
     one.add_argument("--all", action="store_true", help="forget the keys of all layers")
+    parser.add_argument(
+        "--stop", action="store_true", help="then stop the containers that use the layer"
+    )
+    parser.add_argument(
+        "-t",
+        "--time",
+        metavar="SECONDS",
+        type=seconds,
+        default=10.0,
+        help="with --stop, how long to wait before killing (default: 10)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Lock; return 0, also when there was nothing to lock."""
-    from cisfs.keys import keyring
     from cisfs.layer import opening, store
 
     if args.all:
-        count = keyring.forget_all()
-        print(f"locked {count} layer{'' if count == 1 else 's'}" if count else "none was unlocked")
+        _forget_all()
+        if args.stop:
+            _stop(args.time, lambda _: True, lambda _: True)
         return 0
     path = store.resolve_from_here(args.layer)
-    forgotten = keyring.forget(opening.key_id(path))
-    print(f"locked {path}" if forgotten else f"{path} was not unlocked")
+    key = opening.key_id(path)
+    _forget(path, key)
+    if args.stop:
+        real = path.resolve()
+        _stop(args.time, lambda user: user.uses(real, key), lambda each: each.layer == real)
     return 0
+
+
+def _forget_all() -> None:
+    from cisfs.keys import keyring
+
+    count = keyring.forget_all()
+    print(f"locked {count} layer{'' if count == 1 else 's'}" if count else "none was unlocked")
+
+
+def _forget(path: Path, key: str) -> None:
+    from cisfs.keys import keyring
+
+    print(f"locked {path}" if keyring.forget(key) else f"{path} was not unlocked", flush=True)
+
+
+def _stop(seconds: float, uses: Callable[[User], bool], shows: Callable[[Mounted], bool]) -> None:
+    """Stop the containers that use what was locked; name the mounts that stay.
+
+    Raises CisfsError that names those that go on.
+    """
+    from cisfs.errors import CisfsError
+    from cisfs.mount import mounted
+    from cisfs.runtime import usage
+
+    try:
+        wanted = [user for user in usage.users() if uses(user)]
+    except PermissionError:
+        raise CisfsError("only root can stop containers: none was stopped") from None
+    left = []
+    for user, error in usage.stop_all(wanted, seconds):
+        if error is None:
+            print(f"stopped {user.name}", flush=True)
+        else:
+            left.append(str(error))
+    for each in filter(shows, mounted.mounted()):
+        print(f"still mounted at {each.mountpoint}: {each.layer}", flush=True)
+    if left:
+        raise CisfsError("; ".join(left))

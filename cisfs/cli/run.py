@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cisfs.crypto.keys import SecretKey
-    from cisfs.layer.opening import Layer
+    from cisfs.runtime.holdings import Opened
     from cisfs.runtime.options import Options
     from cisfs.runtime.request import Outcome
 
@@ -80,33 +80,24 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
     wanted = request.check(options, rootfs, config, args.store)
     if options.strict and sys.stderr.isatty():
         print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
-    layers = _opened(args, wanted.layers)
+    opened = _opened(args, wanted.layers)
     if not options.detach:
-        return embedded.run(wanted, layers)
-    started = background.start(wanted, layers)
+        return embedded.run(wanted, opened)
+    started = background.start(wanted, opened)
     if started.identifier:
         print(started.identifier)
     return started.outcome
 
 
-def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> list[Layer]:
+def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> Opened:
     """Open the layers, those that are unlocked without asking, the others with one key for all."""
     from cisfs.keys.credentials import typed
     from cisfs.layer import unlocked
-    from cisfs.layer.opening import open_layer
+    from cisfs.runtime.holdings import open_layers
 
-    layers: list[Layer] = []
     purpose = "passphrase for " + ", ".join(map(str, paths))
     key = cache(lambda: typed(purpose))
-    try:
-        for path in paths:
-            opener = partial(unlocked.opener, path, args, key)
-            layers.append(open_layer(path, opener, read_only=True))
-    except BaseException:
-        for layer in layers:
-            layer.close()
-        raise
-    return layers
+    return open_layers(paths, lambda path: unlocked.opener(path, args, key))
 
 
 def _master_keys(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, SecretKey]:

@@ -11,21 +11,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
 from cisfs.errors import CisfsError, EngineError
 from cisfs.runtime import embedded
+from cisfs.runtime.holdings import Opened
 from cisfs.runtime.line import FORWARDED
 from cisfs.runtime.listing import Registration
 from cisfs.runtime.output import Log, Recorder
 from cisfs.runtime.request import Outcome, Request
-
-if TYPE_CHECKING:
-    from cisfs.layer.opening import Layer
 
 _TEXT_LIMIT = 512  # characters of what explains a start that failed
 _REPORT_LIMIT = 4096  # bytes: a pipe takes so much at once (PIPE_BUF); JSON writes up to 6 for one
@@ -39,8 +36,8 @@ class Start:
     outcome: Outcome
 
 
-def start(request: Request, layers: Sequence[Layer]) -> Start:
-    """Start a container over `layers` (open; closed on return), which goes on without the caller.
+def start(request: Request, opened: Opened) -> Start:
+    """Start a container over layers, closed on return, which goes on without the caller.
 
     Raises EngineError when its keeper was killed.
     """
@@ -49,9 +46,9 @@ def start(request: Request, layers: Sequence[Layer]) -> Start:
     sys.stderr.flush()
     if os.fork() == 0:
         os.close(receive)
-        _keep(request, list(layers), send)
+        _keep(request, opened, send)
     os.close(send)
-    for layer in layers:
+    for layer in opened.layers:
         layer.abandon()
     # One message; the end of the file comes only when the last fork of the keeper has ended.
     report = os.read(receive, _REPORT_LIMIT)
@@ -62,13 +59,13 @@ def start(request: Request, layers: Sequence[Layer]) -> Start:
     return Start(fields["identifier"], Outcome(fields["exit_code"], fields["message"]))
 
 
-def _keep(request: Request, layers: list[Layer], report: int) -> NoReturn:
+def _keep(request: Request, opened: Opened, report: int) -> NoReturn:
     """Be the keeper: a forked child that never returns."""
     try:
         os.setsid()
         log, pipe = Log(), _redirect()
         keeper = _Keeper(request, log, report)
-        keeper.run(layers, Recorder(log, pipe))
+        keeper.run(opened, Recorder(log, pipe))
     except BaseException:  # noqa: BLE001 - a fork must not return into its parent's stack
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
@@ -96,11 +93,11 @@ class _Keeper:
         self._report: int | None = report
         self._entry: Registration | None = None
 
-    def run(self, layers: list[Layer], recorder: Recorder) -> None:
+    def run(self, opened: Opened, recorder: Recorder) -> None:
         """Keep the container until its end, and then until it is removed."""
         view = embedded.View(recorder, self._log.parts, self._started)
         try:
-            outcome = embedded.run(self._request, layers, view)
+            outcome = embedded.run(self._request, opened, view)
             if outcome.message:
                 self._log.append(f"cisfs: {outcome.message}\n".encode())
         except (CisfsError, OSError) as error:

@@ -10,8 +10,10 @@ import os
 import select
 import signal
 import time
-from pathlib import Path
+from dataclasses import replace
 
+from cisfs.runtime import dispositions
+from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.line import ENDING, Lower
 from cisfs.runtime.request import Outcome
 
@@ -21,6 +23,7 @@ _RESET_TIME = 0.25  # seconds, likewise
 _POLL = 0.001  # seconds
 _INSISTENCE = 3  # this many requests to end ...
 _INSISTENCE_TIME = 3.0  # ... within so many seconds kill what ignores them
+EXPIRED = "the container was stopped: the time for which its layers were unlocked is up"
 
 
 def end_by_signal(number: int) -> Outcome:
@@ -38,11 +41,16 @@ class Running:
         self._ended_by: int | None = None
         self._requests: list[float] = []
         self._executed = False
+        self._expired = False
 
-    def attend(self, inbox: Lower) -> Outcome:
-        """Pass signals on until the container ends; end it when `cisfs run` is gone."""
+    def attend(self, inbox: Lower, time_up: TimeUp) -> Outcome:
+        """Pass signals on until the container ends; end it when `cisfs run` is gone.
+
+        Or when its time is up.
+        """
         try:
-            while not self._ended(inbox):
+            while not self._ended(inbox, time_up.wait()):
+                self._heed(time_up)
                 while (number := inbox.next_signal()) is not None:
                     self.deliver(number)
                 if inbox.hung_up:
@@ -69,15 +77,21 @@ class Running:
             if insists:
                 self._send(signal.SIGKILL)
                 return
-            if not self._handles(number):
+            if not dispositions.handles(self._pid, number):
                 self._ended_by = number
                 self._send(signal.SIGKILL)
                 return
         self._send(number)
 
-    def _ended(self, inbox: Lower) -> bool:
-        ready, _, _ = select.select([self._handle, inbox.fileno()], [], [])
+    def _ended(self, inbox: Lower, seconds: float | None) -> bool:
+        ready, _, _ = select.select([self._handle, inbox.fileno()], [], [], seconds)
         return self._handle in ready
+
+    def _heed(self, time_up: TimeUp) -> None:
+        number = time_up.due()
+        if number is not None:
+            self._expired = True
+            self.deliver(number)
 
     def _send(self, number: int) -> None:
         try:
@@ -93,39 +107,18 @@ class Running:
         """
         deadline = time.monotonic() + _EXEC_TIME
         while not self._executed and time.monotonic() < deadline:
-            status = self._status()
+            status = dispositions.status(self._pid)
             if status.get("Name", "").startswith(_BEFORE_EXEC):
                 time.sleep(_POLL)
-            elif self._within(status, "SigCgt", signal.SIGURG):
+            elif dispositions.within(status, "SigCgt", signal.SIGURG):
                 deadline = min(deadline, time.monotonic() + _RESET_TIME)
                 time.sleep(_POLL)
             else:
                 break
         self._executed = True
 
-    def _handles(self, number: int) -> bool:
-        """Tell whether the process catches, blocks or ignores a signal."""
-        status = self._status()
-        return not status or any(
-            self._within(status, kind, number) for kind in ("SigBlk", "SigIgn", "SigCgt")
-        )
-
-    def _status(self) -> dict[str, str]:
-        """Return the fields of proc(5)'s status, none when the process is gone."""
-        try:
-            text = Path(f"/proc/{self._pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return {}
-        rows = (line.partition(":") for line in text.splitlines())
-        return {name: value.strip() for name, _, value in rows}
-
-    @staticmethod
-    def _within(status: dict[str, str], kind: str, number: int) -> bool:
-        return bool(int(status.get(kind, "0"), 16) & 1 << (number - 1))
-
     def _outcome(self) -> Outcome:
         _, status = os.waitpid(self._pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            return Outcome(code)
-        return end_by_signal(self._ended_by or -code)
+        outcome = Outcome(code) if code >= 0 else end_by_signal(self._ended_by or -code)
+        return replace(outcome, message=EXPIRED) if self._expired else outcome

@@ -15,19 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from cisfs.errors import EngineError
 from cisfs.mount import syscalls
-from cisfs.runtime import line, workspace
+from cisfs.runtime import holdings, line, workspace
 from cisfs.runtime.console import Console
+from cisfs.runtime.holdings import Opened
 from cisfs.runtime.listing import Registration, State, default_name
 from cisfs.runtime.output import Recorder
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.supervisor import supervise
-
-if TYPE_CHECKING:
-    from cisfs.layer.opening import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +36,16 @@ class View:
     on_start: Callable[[Registration], None] | None = None  # it then owns the entry in the list
 
 
-def run(request: Request, layers: list[Layer], view: View | None = None) -> Outcome:
-    """Run the container over `layers` (open, read-only; closed on return); return how it ended.
+def run(request: Request, opened: Opened, view: View | None = None) -> Outcome:
+    """Run the container over layers, which are closed on return; return how it ended.
 
-    Raises EngineError when it could not be started, OSError when /run cannot be written.
+    Raises EngineError when it could not be started, NoKeyError when a layer was locked meanwhile,
+    OSError when /run cannot be written.
     """
     syscalls.keep_memory_private()  # keys were read here, and Python cannot erase them all
     view = view or View(Console() if request.terminal else None)
     with ExitStack() as undo:
-        for layer in layers:
+        for layer in opened.layers:
             undo.callback(layer.close)
         workspace.sweep()
         upper, lower = line.line()
@@ -59,10 +57,12 @@ def run(request: Request, layers: list[Layer], view: View | None = None) -> Outc
         place = workspace.claim()
         undo.callback(os.close, place.lock)
         undo.callback(place.remove)
-        entry = Registration(_state(request, place.identifier, bool(view.log)), view.log)
+        state = _state(request, opened, place.identifier, bool(view.log))
+        entry = Registration(state, view.log)
         withdrawal = undo.enter_context(ExitStack())
         withdrawal.callback(entry.withdraw)
-        supervisor = _fork(request, layers, place, upper, lower)
+        holdings.confirm(opened)
+        supervisor = _fork(request, opened, place, upper, lower)
         undo.callback(os.waitpid, supervisor, 0)
         undo.callback(upper.close)  # first of all: without a listener the supervisor ends
 
@@ -78,7 +78,7 @@ def run(request: Request, layers: list[Layer], view: View | None = None) -> Outc
     return outcome
 
 
-def _state(request: Request, identifier: str, detached: bool) -> State:
+def _state(request: Request, opened: Opened, identifier: str, detached: bool) -> State:
     return State(
         identifier=identifier,
         name=request.name or default_name(identifier),
@@ -87,12 +87,13 @@ def _state(request: Request, identifier: str, detached: bool) -> State:
         created=time.time(),
         detached=detached,
         stop_signal=request.stop_signal,
+        holdings=(*opened.holdings, *holdings.of_scratch(request.scratch_place)),
     )
 
 
 def _fork(
     request: Request,
-    layers: list[Layer],
+    opened: Opened,
     place: workspace.Workspace,
     upper: line.Upper,
     lower: line.Lower,
@@ -111,7 +112,7 @@ def _fork(
     pid = os.fork()
     if pid == 0:
         upper.close()
-        supervise(request, layers, place, lower)
+        supervise(request, opened, place, lower)
     lower.close()
     return pid
 

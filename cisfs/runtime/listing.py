@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cisfs.errors import EngineError
 from cisfs.runtime import workspace
+from cisfs.runtime.holdings import Holding
 
 DIRECTORY = workspace.BASE / "embedded"
 CREATED, RUNNING, EXITED = "created", "running", "exited"
@@ -42,6 +43,7 @@ class State:
     init: int = 0  # first process of the container
     ended: float = 0.0
     exit_code: int = 0
+    holdings: tuple[Holding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,8 @@ def _container(record: dict[str, object]) -> Container:
             fields = json.loads(path.read_bytes())
         except ValueError:
             continue
-        state = State(**{**fields, "command": tuple(fields["command"])})
+        holdings = tuple(Holding(**each) for each in fields["holdings"])
+        state = State(**{**fields, "command": tuple(fields["command"]), "holdings": holdings})
         return Container(int(str(keeper)), tuple(map(int, _list(log))), state)
     raise ValueError("a state that does not come to rest")
 

@@ -18,6 +18,7 @@ from cisfs.runtime.images.config import ImageConfig, arguments
 from cisfs.runtime.isolation import Isolation
 from cisfs.runtime.options import Options, settled
 from cisfs.runtime.scratch import Scratch, parse
+from cisfs.runtime.store import scratch_place
 
 MAX_LAYERS = 400  # each takes a server process; overlayfs itself ends at 500
 
@@ -43,6 +44,11 @@ class Request:
     name: str | None = None
     image: str = ""  # what it was called, for those who list containers
     remove: bool = False  # from the list, when it has ended in the background
+
+    @property
+    def scratch_place(self) -> Path | None:
+        """Where its scratch is, if it is a persistent one."""
+        return scratch_place(self.scratch, self.store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
 
 STORE = Path("/var/lib/cisfs")
+SCRATCHES = "scratch"  # the directory in it
+
+
+def scratch_place(wanted: Scratch, store: Path) -> Path | None:
+    """Return where a scratch is, or will be, found again; None unless it is a persistent one."""
+    return store / SCRATCHES / wanted.name if wanted.kind is Kind.PERSISTENT else None
 
 
 def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> BlockImage:
@@ -33,7 +39,7 @@ def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> Bloc
 
     Raises NoKeyError, WrongKeyError, BusyError, other CisfsErrors, OSError.
     """
-    directory = store / "scratch"
+    directory = store / SCRATCHES
     owned(store, 0o755)
     owned(directory, 0o700)
     size = wanted.size or DEFAULT_SIZE

@@ -15,29 +15,29 @@ import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cisfs.errors import CisfsError, EngineError
 from cisfs.mount import server, syscalls
 from cisfs.runtime import account, bundle, command, engine, stack
 from cisfs.runtime.container import Running, end_by_signal
+from cisfs.runtime.deadline import TimeUp
+from cisfs.runtime.ending import stop_signal
+from cisfs.runtime.holdings import Opened, of_scratch
 from cisfs.runtime.line import ENDING, FORWARDED, Lower
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.workspace import Workspace
-
-if TYPE_CHECKING:
-    from cisfs.layer.opening import Layer
 
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _NO_TERMINAL = (80, 24)  # columns and lines
 _ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 
 
-def supervise(request: Request, layers: list[Layer], workspace: Workspace, line: Lower) -> NoReturn:
+def supervise(request: Request, opened: Opened, workspace: Workspace, line: Lower) -> NoReturn:
     """Be the supervisor: called in a forked child that is the first of a new PID namespace."""
     try:
         try:
-            outcome = _Run(request, workspace, line).perform(layers)
+            outcome = _Run(request, opened, workspace, line).perform()
         except CisfsError as error:
             outcome = Outcome(EngineError.exit_code, str(error))
         except OSError as error:
@@ -55,16 +55,17 @@ class _Run:
     """One run; relative paths below are in the workspace, which is the current directory."""
 
     request: Request
+    opened: Opened
     workspace: Workspace
     line: Lower
 
-    def perform(self, layers: list[Layer]) -> Outcome:
+    def perform(self) -> Outcome:
         """Set up, run, and undo in the opposite order; return how the container ended."""
         with ExitStack() as undo:
             self._isolate(undo)
             if early := self._asked_to_end():
                 return early
-            stack.mount(self._plan(), layers, undo)
+            stack.mount(self._plan(), self.opened.layers, undo)
             prepared = self._prepare("root")
             if isinstance(prepared, command.Refusal):
                 return Outcome(prepared.exit_code, prepared.message)
@@ -157,7 +158,11 @@ class _Run:
         if isinstance(started, command.Refusal):
             return Outcome(started.exit_code, started.message)
         self.line.send_started(started)
-        return Running(started).attend(self.line)
+        return Running(started).attend(self.line, self._time_up())
+
+    def _time_up(self) -> TimeUp:
+        held = (*self.opened.holdings, *of_scratch(self.request.scratch_place))
+        return TimeUp((each.key for each in held), stop_signal(self.request.stop_signal))
 
     def _asked_to_end(self) -> Outcome | None:
         """Return the end that a signal, or the death of `cisfs run`, asks for before the start."""

@@ -103,6 +103,7 @@ def _mount(
         runtime=runtime,
         root=line.root,
         ends_at_once=spec.has_own_pid_namespace(config),
+        stop_signal=spec.stop_signal(config),
     )
     _have_kept(task)
     changed = spec.rewritten(

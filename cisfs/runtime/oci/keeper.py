@@ -3,7 +3,8 @@
 It is forked in the namespace that the container is made in, mounts everything there, and goes home
 to the host's.  When the container's first process ends, it has the scratch's key destroyed, before
 the kernel unmounts.  When the last server has ended, as servers do when the last mount of theirs is
-gone, it forgets the container.  Killed itself, it takes nothing down.
+gone, it forgets the container.  Killed itself, it takes nothing down.  It also stops the container
+when the time of its layers is up.
 
 Does not know the engine or the runtime, but for the file that has the first process's number.  One
 thread.
@@ -13,30 +14,37 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from setproctitle import setproctitle
 
-from cisfs.layer.opening import Layer, open_layer
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.store import resolve
 from cisfs.layer.unlocked import credential_for
 from cisfs.mount import process, scratch, sealed_serving, syscalls
 from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
-from cisfs.runtime import stack
+from cisfs.runtime import holdings, stack
+from cisfs.runtime.deadline import TimeUp
+from cisfs.runtime.ending import stop_signal
+from cisfs.runtime.holdings import Holding, Opened
+from cisfs.runtime.oci import stopping
 from cisfs.runtime.oci.record import Place
 from cisfs.runtime.scratch import Kind, Scratch
 from cisfs.runtime.stack import Stack
+from cisfs.runtime.store import scratch_place
 
 # Imported before the servers are forked, so that they share it: what they all need in the end.
 _ = (scratch, sealed_serving)
+
+log = logging.getLogger(__name__)
 
 _SEEKING_MS = 50  # between looks for the container's first process
 
@@ -47,7 +55,8 @@ class Task:
 
     `base` is the public root filesystem, `runtime` the program that is to create the container,
     `root` where that keeps its state, `pid_file` where
-    it writes the first process's number; `ends_at_once`: no process outlives the first.
+    it writes the first process's number; `ends_at_once`: no process outlives the first;
+    `stop_signal` names what asks the container to end, None where the engine does not say.
     """
 
     container: str
@@ -62,6 +71,7 @@ class Task:
     runtime: str
     root: str
     ends_at_once: bool
+    stop_signal: str | None
 
 
 def keep(task: Task, report: int) -> int:
@@ -79,19 +89,19 @@ def keep(task: Task, report: int) -> int:
     setproctitle(f"cisfs: keeper {task.container}")
     process.lock_memory()
     with ExitStack() as undo:
-        mounted = _mount(task, undo)
+        mounted, held = _mount(task, undo)
         undo.pop_all()
     tell(report, MOUNTED)
     os.close(report)
     syscalls.enter_namespace(task.home, syscalls.CLONE_NEWNS)
-    _Watch(task, mounted, maker).run()
+    _Watch(task, mounted, held, maker).run()
     if mounted.scratch is not None:
         mounted.scratch.leave_loop()
     task.place.remove()
     return 0
 
 
-def _mount(task: Task, undo: ExitStack) -> Stack:
+def _mount(task: Task, undo: ExitStack) -> tuple[Stack, Sequence[Holding]]:
     stack.mount_memory(task.place.mounts)
     undo.callback(syscalls.unmount, str(task.place.mounts), syscalls.MNT_DETACH)
     plan = stack.Plan(
@@ -101,33 +111,25 @@ def _mount(task: Task, undo: ExitStack) -> Stack:
         store=task.store,
         options=MountOptions(read_only=True, log_file=task.place.log, home=task.home),
     )
-    layers = _opened(task)
+    opened = holdings.open_layers(map(resolve, task.layers), credential_for)
     gc.freeze()
-    mounted = stack.mount(plan, layers, undo)
-    task.place.write(_record(task, layers, mounted))
-    return mounted
+    mounted = stack.mount(plan, opened.layers, undo)
+    held = (*opened.holdings, *holdings.of_scratch(scratch_place(task.scratch, task.store)))
+    task.place.write(_record(task, opened, held, mounted))
+    holdings.confirm(opened)
+    return mounted, held
 
 
-def _opened(task: Task) -> list[Layer]:
-    """Open the layers with keys from the keyring."""
-    layers: list[Layer] = []
-    try:
-        for reference in task.layers:
-            path = resolve(reference)
-            layers.append(open_layer(path, partial(credential_for, path), read_only=True))
-    except BaseException:
-        for layer in layers:
-            layer.abandon()
-        raise
-    return layers
-
-
-def _record(task: Task, layers: list[Layer], mounted: Stack) -> dict[str, object]:
+def _record(
+    task: Task, opened: Opened, held: Sequence[Holding], mounted: Stack
+) -> dict[str, object]:
     return {
         "container": task.container,
         "runtime": task.runtime,
         "runtime_root": task.root,
         "bundle": str(task.bundle),
+        "stop_signal": task.stop_signal,
+        "ends_at_once": task.ends_at_once,
         "keeper": os.getpid(),
         "servers": mounted.servers,
         "layers": [
@@ -135,8 +137,9 @@ def _record(task: Task, layers: list[Layer], mounted: Stack) -> dict[str, object
                 "path": str(layer.path),
                 "identity": layer.identity if isinstance(layer, SealedLayer) else None,
             }
-            for layer in layers
+            for layer in opened.layers
         ],
+        "holdings": [asdict(each) for each in held],
         "scratch": str(task.scratch),
         "device": mounted.scratch.loop if mounted.scratch else None,
         "started": time.time(),
@@ -146,8 +149,9 @@ def _record(task: Task, layers: list[Layer], mounted: Stack) -> dict[str, object
 class _Watch:
     """Waits for the end of the container, and of its servers."""
 
-    def __init__(self, task: Task, mounted: Stack, maker: int) -> None:
+    def __init__(self, task: Task, mounted: Stack, held: Sequence[Holding], maker: int) -> None:
         self._task = task
+        self._time_up = TimeUp((each.key for each in held), stop_signal(task.stop_signal))
         self._poll = select.poll()
         self._servers = {os.pidfd_open(pid): pid for pid in mounted.servers}
         for handle in self._servers:
@@ -164,10 +168,27 @@ class _Watch:
         served = bool(self._servers)
         while self._servers if served else self._awaits_first:
             is_seeking = self._awaits_first and self._first < 0
-            for handle, _ in self._poll.poll(_SEEKING_MS if is_seeking else None):
+            for handle, _ in self._poll.poll(self._patience(is_seeking)):
                 self._end(handle)
             if is_seeking:
                 self._look_for_first()
+            number = self._time_up.due()
+            if number is not None:
+                self._stop(number)
+
+    def _patience(self, is_seeking: bool) -> float | None:
+        """Return for how many milliseconds to wait at most."""
+        seconds = self._time_up.wait()
+        if is_seeking:
+            return _SEEKING_MS
+        return None if seconds is None else seconds * 1000
+
+    def _stop(self, number: int) -> None:
+        """Send a signal to the container, as its time is up."""
+        task = self._task
+        log.warning("the time for which the layers were unlocked is up: signal %d", number)
+        runtime = stopping.Runtime(task.runtime, task.root, task.container, task.ends_at_once)
+        runtime.end(number)
 
     def _look_for_first(self) -> None:
         """Find the container's first process; none is to come when its maker has ended."""

@@ -112,11 +112,20 @@ def records() -> Iterator[tuple[Path, dict[str, Any]]]:
     What a keeper that was killed left is none: its device may be another's by now.
     """
     for path in _paths():
-        try:
-            if not _is_abandoned(path):
-                yield path, json.loads((path / _RECORD).read_text())
-        except (OSError, ValueError):
-            continue  # still being made, or gone
+        found = read(path)
+        if found is not None:
+            yield path, found
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the record in a container's directory; None if it is still being made, or gone."""
+    try:
+        if _is_abandoned(path):
+            return None
+        found = json.loads((path / _RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _is_abandoned(path: Path) -> bool:

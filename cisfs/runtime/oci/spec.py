@@ -19,6 +19,7 @@ LAYERS_ANNOTATION = "dev.cisfs.layers"
 SCRATCH_ANNOTATION = "dev.cisfs.scratch"
 LAYERS_VARIABLE = "CISFS_LAYERS"
 SCRATCH_VARIABLE = "CISFS_SCRATCH"
+_STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"  # image-spec, annotations.md
 _VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE)
 
 # The kernel's keyrings belong to users and not to containers: root in a container could read what
@@ -125,6 +126,12 @@ def has_own_pid_namespace(config: Json) -> bool:
     return any(
         each.get("type") == "pid" and not each.get("path") for each in linux.get("namespaces") or []
     )
+
+
+def stop_signal(config: Json) -> str | None:
+    """Return the signal that asks the container to end, where the engine says it (podman does)."""
+    found = (config.get("annotations") or {}).get(_STOP_SIGNAL_ANNOTATION)
+    return found if isinstance(found, str) else None
 
 
 def _variables(config: Json) -> dict[str, str]:

@@ -1,0 +1,82 @@
+"""What a container holds open: encrypted layers and a persistent scratch.
+
+Each is known by its path, which may come to mean another layer, and by its key's id, which may be
+at another path.  Does not know how containers run.  For processes with one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cisfs.errors import CisfsError, NoKeyError
+from cisfs.keys import keyring
+from cisfs.keys.credentials import MasterKey, Opener
+from cisfs.layer.opening import Layer, key_id, open_layer
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A layer or scratch: its absolute path, and the hex id of its key, "" if not known yet."""
+
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Open layers, what they are known by, and the ids of keys that `cisfs unlock` had kept."""
+
+    layers: list[Layer]
+    holdings: tuple[Holding, ...]
+    kept: frozenset[str]
+
+
+def open_layers(paths: Iterable[Path], opener: Callable[[Path], Opener]) -> Opened:
+    """Open layers read-only, with what `opener` returns for each; all of them or none.
+
+    Raises what `open_layer` and `opener` raise.
+    """
+    layers: list[Layer] = []
+    holdings: list[Holding] = []
+    kept: set[str] = set()
+
+    def credential(path: Path, key: str) -> Opener:
+        found = opener(path)
+        if isinstance(found, MasterKey):
+            kept.add(key)
+        return found
+
+    with contextlib.ExitStack() as undo:
+        for path in paths:
+            key = key_id(path)
+            layer = open_layer(path, partial(credential, path, key))
+            undo.callback(layer.close)
+            layers.append(layer)
+            holdings.append(Holding(str(path.resolve()), key))
+        undo.pop_all()
+    return Opened(layers, tuple(holdings), frozenset(kept))
+
+
+def of_scratch(path: Path | None) -> tuple[Holding, ...]:
+    """Return the holding of a persistent scratch, which may not be made yet; none for None."""
+    if path is None:
+        return ()
+    key = ""
+    with contextlib.suppress(CisfsError, OSError):  # who opens it says what is wrong with it
+        key = key_id(path)
+    return (Holding(str(path.resolve()), key),)
+
+
+def confirm(opened: Opened) -> None:
+    """Raise NoKeyError if a key that was found kept is so no more.
+
+    For who is on the list of containers by now: `cisfs lock --stop` takes the key away before it
+    looks at the list, so one of the two sees the other.
+    """
+    for each in opened.holdings:
+        if each.key in opened.kept and keyring.terms(each.key) is None:
+            raise NoKeyError(f"layer {each.path} was locked just now")
