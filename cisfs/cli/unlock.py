@@ -57,15 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Unlock; return 0."""
     from cisfs.errors import UsageError
-    from cisfs.keys import keyring, options
-    from cisfs.keys.credentials import typed
-    from cisfs.layer import opening, store
+    from cisfs.keys import keyring
+    from cisfs.layer import opening, store, unlocked
 
     if args.stop and args.timeout is None:
         raise UsageError("--stop is for the end of a --timeout, and none never ends")
     path = store.resolve_from_here(args.layer)
     name = opening.key_id(path)
-    credential = options.named_opener(args) or typed(f"passphrase for {path}")
+    credential = unlocked.opener(path, args, kept=False)
     keyring.store(name, opening.master_key(path, credential), args.timeout, stops=args.stop)
     print(_until(args.timeout))
     return 0

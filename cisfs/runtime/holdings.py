@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cisfs.errors import CisfsError, NoKeyError
+from cisfs.errors import CisfsError, NoKeyError, WrongKeyError
 from cisfs.keys import keyring
-from cisfs.keys.credentials import MasterKey, Opener
+from cisfs.keys.credentials import Identities, MasterKey, Opener
 from cisfs.layer.opening import Layer, key_id, open_layer
 
 
@@ -38,22 +38,32 @@ class Opened:
 def open_layers(paths: Iterable[Path], opener: Callable[[Path], Opener]) -> Opened:
     """Open layers read-only, with what `opener` returns for each; all of them or none.
 
-    Raises what `open_layer` and `opener` raise.
+    Raises what `open_layer` and `opener` raise; after several keys were
+    tried, the WrongKeyError names the layer.
     """
     layers: list[Layer] = []
     holdings: list[Holding] = []
     kept: set[str] = set()
+    tried: set[str] = set()  # in vain with each of several keys, if at all
 
     def credential(path: Path, key: str) -> Opener:
         found = opener(path)
         if isinstance(found, MasterKey):
             kept.add(key)
+        elif isinstance(found, Identities):
+            tried.add(key)
         return found
 
     with contextlib.ExitStack() as undo:
         for path in paths:
             key = key_id(path)
-            layer = open_layer(path, partial(credential, path, key))
+            try:
+                layer = open_layer(path, partial(credential, path, key))
+            except WrongKeyError as error:
+                if key not in tried:
+                    raise
+                advice = f"another key opens it after: cisfs unlock {path}"
+                raise WrongKeyError(f"layer {path}: {error}; {advice}") from None
             undo.callback(layer.close)
             layers.append(layer)
             holdings.append(Holding(str(path.resolve()), key))

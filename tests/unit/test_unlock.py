@@ -16,8 +16,8 @@ from cisfs.cli.arguments import duration
 from cisfs.cli.main import main
 from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NoKeyError, NotAVaultError, UsageError, WrongKeyError
-from cisfs.keys import keyring
-from cisfs.keys.credentials import FILE_VARIABLE, MasterKey, RawKey
+from cisfs.keys import keydir, keyring, provider_config
+from cisfs.keys.credentials import FILE_VARIABLE, MasterKey, Passphrase
 from cisfs.keys.options import add_key_options
 from cisfs.layer import opening, store, unlocked
 from tests.unit import layers, vaults
@@ -27,7 +27,9 @@ CONTENT = layers.image(4 * layers.UNIT)
 
 
 @pytest.fixture(autouse=True)
-def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(keydir, "directory", lambda: tmp_path / "keys")
+    monkeypatch.setenv(provider_config.VARIABLE, str(tmp_path / "providers.json"))
     monkeypatch.delenv(FILE_VARIABLE, raising=False)
     with private_ring():
         yield
@@ -58,7 +60,9 @@ def options(*words: str) -> argparse.Namespace:
 def test_an_unlocked_layer_opens_without_a_key_until_it_is_locked(
     layer: Path, key: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(NoKeyError, match=f"^layer {layer} is locked: .*: cisfs unlock {layer}$"):
+    with pytest.raises(
+        NoKeyError, match=f"^layer {layer} is locked: .*/keys, and .*: cisfs unlock {layer}$"
+    ):
         unlocked.credential_for(layer)
     assert main(["unlock", *key, str(layer)]) == 0
     assert re.fullmatch(r"unlocked until [0-9: -]+\n", capsys.readouterr().out)
@@ -115,7 +119,7 @@ def test_a_stale_key_is_said_to_be_stale_and_not_the_layer_altered(layer: Path) 
 def test_a_key_that_was_given_goes_before_the_unlocked_one(
     layer: Path, key: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = RawKey(b"asked for")
+    other = Passphrase(b"asked for")
     assert unlocked.opener(layer, options(), lambda: other) == other
     keyring.store(opening.key_id(layer), SecretKey(b"x" * 32), 60)
     assert unlocked.opener(layer, options(), lambda: other) == MasterKey(SecretKey(b"x" * 32))
@@ -133,6 +137,7 @@ def test_the_master_key_is_said_nowhere(
     caplog.set_level(logging.DEBUG)
     assert main(["unlock", *key, str(layer)]) == 0
     found = unlocked.credential_for(layer)
+    assert isinstance(found, MasterKey)
     opening.open_layer(layer, found).close()
     said = "".join(capfd.readouterr()) + caplog.text + repr(found) + str(dict(os.environ))
     said += Path("/proc/self/cmdline").read_text() + Path("/proc/keys").read_text()
