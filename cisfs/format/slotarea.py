@@ -21,6 +21,7 @@ from cisfs.format.sealed_geometry import HASH_SIZE, RESERVED_SIZE, SLOTS_SIZE
 MAGIC = b"CISFSKS\0"
 MARK = b"CISFSKC\0".ljust(RESERVED_SIZE, b"\0")  # the key slots are being changed
 MAX_SIGNATURES = 64
+MAX_REVISION = (1 << 53) - 1  # what every reader of JSON can hold
 AREAS_SIZE = 2 * SLOTS_SIZE + RESERVED_SIZE  # both copies, and the mark
 
 _AREA = struct.Struct("<8sI20s32s")
@@ -32,35 +33,49 @@ MAX_TEXT = SLOTS_SIZE - _AREA.size
 class SlotText:
     """What a copy says.
 
-    `mac` (32 bytes, HMAC-SHA-256) is of all slots, for whoever wraps another key for the same
-    recipients; empty where no slot names a recipient.  Each signature authenticates itself.
+    `mac` (32 bytes, HMAC-SHA-256) is of slots and revision, for whoever wraps another key for the
+    same recipients; empty where no slot names a recipient and nothing was ever changed.
+    `revision` counts the changes.  Each signature authenticates itself.
     """
 
     slots: tuple[SlotFields, ...]
     mac: bytes = b""
     signatures: tuple[SlotFields, ...] = ()
+    revision: int = 0
 
     def body(self) -> bytes:
         """Return the bytes that the authentication code covers."""
-        return canonical({"slots": [dict(slot) for slot in self.slots]})
+        return canonical(self._authenticated())
 
     @property
-    def names_recipients(self) -> bool:
+    def needs_mac(self) -> bool:
         """Whether there has to be an authentication code."""
-        return any("recipient" in slot for slot in self.slots)
+        return bool(self.revision) or any("recipient" in slot for slot in self.slots)
 
-    def pack(self) -> bytes:
-        """Return a copy's bytes; ValueError if it is too long for one."""
-        document: dict[str, object] = {"slots": [dict(slot) for slot in self.slots]}
+    def spelled(self) -> bytes:
+        """Return the text: JSON in canonical form."""
+        document = self._authenticated()
         if self.mac:
             document["mac"] = b64(self.mac)
         if self.signatures:
             document["signatures"] = [dict(each) for each in self.signatures]
-        text = canonical(document)
+        return canonical(document)
+
+    def pack(self) -> bytes:
+        """Return a copy's bytes; ValueError if it is too long for one."""
+        text = self.spelled()
         if len(text) > MAX_TEXT:
             raise ValueError(f"key slots of {len(text)} bytes; a layer has room for {MAX_TEXT}")
         area = _AREA.pack(MAGIC, len(text), b"", b"") + text.ljust(MAX_TEXT, b"\0")
         return area[:_CHECKSUM_OFFSET] + _checksum(area) + area[_AREA.size :]
+
+    @classmethod
+    def read(cls, text: bytes) -> SlotText:
+        """Read the text; FormatError says what is wrong with it."""
+        try:
+            return _parsed(text)
+        except FormatError as error:
+            raise FormatError(f"key slots damaged: {error}") from None
 
     @classmethod
     def parse(cls, data: bytes) -> SlotText:
@@ -79,10 +94,13 @@ class SlotText:
         text, rest = data[_AREA.size : _AREA.size + length], data[_AREA.size + length :]
         if rest != bytes(len(rest)):
             raise FormatError("key slots damaged: padding is not zero")
-        try:
-            return _parsed(text)
-        except FormatError as error:
-            raise FormatError(f"key slots damaged: {error}") from None
+        return cls.read(text)
+
+    def _authenticated(self) -> dict[str, object]:
+        document: dict[str, object] = {"slots": [dict(slot) for slot in self.slots]}
+        if self.revision:
+            document["revision"] = self.revision
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +142,8 @@ def _parsed(text: bytes) -> SlotText:
     document = load(text)
     if canonical(document) != text:
         raise FormatError("it is not in canonical form")
-    if not {"slots"} <= set(document) <= {"slots", "mac", "signatures"}:
-        raise FormatError("it has other fields than slots, mac and signatures")
+    if not {"slots"} <= set(document) <= {"slots", "mac", "signatures", "revision"}:
+        raise FormatError("it has other fields than slots, mac, signatures and revision")
     mac = from_b64(document["mac"], "mac") if "mac" in document else b""
     if "mac" in document and len(mac) != HASH_SIZE:
         raise FormatError(f"mac has {len(mac)} bytes instead of {HASH_SIZE}")
@@ -133,7 +151,14 @@ def _parsed(text: bytes) -> SlotText:
         parse_slots(document["slots"]),
         mac,
         _signatures(document["signatures"]) if "signatures" in document else (),
+        _revision(document["revision"]) if "revision" in document else 0,
     )
+
+
+def _revision(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_REVISION:
+        raise FormatError("revision is not a number from 1 up")
+    return value
 
 
 def _signatures(value: object) -> tuple[SlotFields, ...]:

@@ -47,7 +47,7 @@ def describe(path: Path) -> dict[str, object]:
 
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
-    header, text = _stored(path)
+    header, text = stored(path)
     return {
         "type": "sealed layer",
         "path": str(path),
@@ -69,7 +69,7 @@ def identifier(path: Path) -> bytes:
 
     Raises as `describe` does.
     """
-    return _stored(path)[0].layer_id
+    return stored(path)[0].layer_id
 
 
 def master_key(path: Path, opener: Opener) -> SecretKey:
@@ -77,7 +77,7 @@ def master_key(path: Path, opener: Opener) -> SecretKey:
 
     Opened layers do not hold it: their workers have no use for it.
     """
-    header, text = _stored(path)
+    header, text = stored(path)
     return _opened(path, header, text, opener)[0]
 
 
@@ -86,7 +86,7 @@ def slots(path: Path) -> tuple[SlotFields, ...]:
 
     Raises as `describe` does.
     """
-    return _stored(path)[1].slots
+    return stored(path)[1].slots
 
 
 def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
@@ -96,14 +96,14 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
     (`cisfs.layer.slotarea`).  Raises as `SealedLayer.open` does, what `change` raises, UsageError
     if there is no room.
     """
-    header, text = _stored(path)
+    header, text = stored(path)
     master, keys = _opened(path, header, text, opener)
 
     make = change(master, header.layer_id)
 
     def changed(found: SlotText) -> SlotText:
         _check_slots(found, keys)
-        after = replace(found, slots=make(found.slots), mac=b"")
+        after = replace(found, slots=make(found.slots), mac=b"", revision=found.revision + 1)
         return replace(after, mac=slots_mac(after, keys))
 
     fd = _open_file(path, os.O_RDWR)
@@ -117,7 +117,7 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
 
 def slots_mac(text: SlotText, keys: LayerKeys) -> bytes:
     """Return the code over the slots; b"" where none is needed (docs/FORMAT.md, section 10)."""
-    if not text.names_recipients:
+    if not text.needs_mac:
         return b""
     return hmac_digest(keys.slots_mac, text.body(), "sha256")
 
@@ -211,7 +211,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}; fetch it again or restore it from a backup") from None
 
 
-def _stored(path: Path) -> tuple[LayerHeader, SlotText]:
+def stored(path: Path) -> tuple[LayerHeader, SlotText]:
+    """Return the header and the key slots of the layer at `path`; nothing is authenticated.
+
+    Raises as `describe` does.
+    """
     fd = _open_file(path)
     try:
         with _naming(path):

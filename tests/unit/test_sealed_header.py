@@ -148,10 +148,10 @@ def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None
             area(b'{"slots":[{"type":"\xc3\xa4"}]}'),
             "key slots damaged: it is not in canonical form",
         ),
-        (area(b"{}"), "key slots damaged: it has other fields than slots, mac and"),
+        (area(b"{}"), "key slots damaged: it has other fields than slots, mac, signatures and"),
         (
             area(b'{"more":1,"slots":[]}'),
-            "key slots damaged: it has other fields than slots, mac and",
+            "key slots damaged: it has other fields than slots, mac, signatures and",
         ),
         (area(spelled([])), "key slots damaged: slots is not a list of 1 to 256 key slots"),
         (
@@ -162,6 +162,8 @@ def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None
             area(b'{"mac":"AAAA","slots":[{"type":"x"}]}'),
             "key slots damaged: mac has 3 bytes instead of 32",
         ),
+        (area(b'{"revision":0,"slots":[{"type":"x"}]}'), "key slots damaged: revision is not a"),
+        (area(b'{"revision":true,"slots":[{"type":"x"}]}'), "key slots damaged: revision is not"),
         (area(b'{"mac":1,"slots":[{"type":"x"}]}'), "key slots damaged: mac is not text"),
         (area(b'{"mac":"","slots":[{"type":"x"}]}'), "key slots damaged: mac has 0 bytes"),
         (
@@ -191,7 +193,7 @@ def test_what_goes_with_the_slots_round_trips() -> None:
     for text in (
         SlotText((SLOT,), b"m" * 32),
         SlotText((SLOT,), b"", (signature,) * 64),
-        SlotText((SLOT, SLOT), b"m" * 32, (signature,)),
+        SlotText((SLOT, SLOT), b"m" * 32, (signature,), 3),
     ):
         assert SlotText.parse(text.pack()) == text
 
