@@ -33,6 +33,7 @@ COMMANDS = (
     "key",
     "unlock",
     "lock",
+    "status",
     "runtime",
     "inspect",
     "verify",

@@ -60,7 +60,7 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     syscalls.enter_namespace(original, syscalls.CLONE_NEWNS)
     if plan.recorded:
         # Before it shows: should all of us be killed now, it is known to be ours.
-        records.announce(device_name(os.fstat(mounted).st_dev), source)
+        records.announce(device_name(os.fstat(mounted).st_dev), source, plan.layer)
     newmount.place(mounted, plan.mountpoint)
     # The kernel names these by number and tells nobody whose they are.
     for name in _erofs_bdis() - before:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cisfs.mount import points, records
-from cisfs.mount.points import EROFS, FSTYPE
+from cisfs.mount.points import EROFS, FSTYPE, MountEntry
 
 
 class Mounted(NamedTuple):
@@ -25,8 +25,11 @@ def mounted() -> list[Mounted]:
 
     Other people's EROFS mounts are told from ours by records that only root can read.
     """
-    return [
-        Mounted(Path(entry.source), entry.mountpoint)
-        for entry in points.mounts()
-        if entry.fstype == FSTYPE or (entry.fstype == EROFS and records.is_ours(entry))
-    ]
+    found = ((entry, _layer(entry)) for entry in points.mounts())
+    return [Mounted(layer, entry.mountpoint) for entry, layer in found if layer is not None]
+
+
+def _layer(entry: MountEntry) -> Path | None:
+    if entry.fstype == FSTYPE:
+        return Path(entry.source)
+    return records.layer_of(entry) if entry.fstype == EROFS else None

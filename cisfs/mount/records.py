@@ -22,13 +22,13 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 class Record:
     """The record of a mount that this process serves."""
 
-    def __init__(self, entry: MountEntry) -> None:
+    def __init__(self, entry: MountEntry, layer: Path | None = None) -> None:
         """Write and lock it; what a dead supervisor left under the name is replaced.
 
         Raises OSError.
         """
         self._path = DIRECTORY / entry.device
-        self._fd = _recorded(self._path, entry.source)
+        self._fd = _recorded(self._path, _text(entry.source, layer))
 
     def remove(self) -> None:
         """Remove it: the mount is gone, or nobody will serve it any more."""
@@ -36,20 +36,29 @@ class Record:
         os.close(self._fd)
 
 
-def announce(device: str, source: str) -> None:
+def announce(device: str, source: str, layer: Path) -> None:
     """Say that `device` is ours before it is mounted anywhere; nobody serves it yet.
 
     Raises OSError.
     """
-    os.close(_recorded(DIRECTORY / device, source))
+    os.close(_recorded(DIRECTORY / device, _text(source, layer)))
 
 
 def is_ours(entry: MountEntry) -> bool:
     """Whether a cisfs supervisor, dead or alive, mounted `entry`."""
+    return layer_of(entry) is not None
+
+
+def layer_of(entry: MountEntry) -> Path | None:
+    """Return the path of the layer that a cisfs supervisor mounted as `entry`; None if none did.
+
+    The source itself is a loop device's, if it is mounted through one.
+    """
     try:
-        return (DIRECTORY / entry.device).read_bytes() == os.fsencode(entry.source)
+        source, *layer = (DIRECTORY / entry.device).read_bytes().split(b"\0")
     except OSError:
-        return False
+        return None
+    return Path(os.fsdecode(*layer or [source])) if os.fsdecode(source) == entry.source else None
 
 
 def is_served(device: str) -> bool:
@@ -67,9 +76,13 @@ def is_served(device: str) -> bool:
     return False
 
 
-def _recorded(path: Path, source: str) -> int:
+def _text(source: str, layer: Path | None) -> bytes:
+    return os.fsencode(source) + (b"\0" + os.fsencode(layer) if layer is not None else b"")
+
+
+def _recorded(path: Path, text: bytes) -> int:
     """Write a record; returns a descriptor of it that holds its lock."""
-    fd, text = _locked(path), os.fsencode(source)
+    fd = _locked(path)
     # What was announced stays as it is: to be killed between two calls must not lose it.
     if os.pread(fd, len(text) + 1, 0) != text:
         os.ftruncate(fd, 0)

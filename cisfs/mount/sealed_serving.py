@@ -86,7 +86,7 @@ class _Supervisor:
             raise MountError(f"nothing shows at {self._assignment.mountpoint}")
         self._mounted = entry.device
         if entry.fstype == points.EROFS and self._is_recorded:
-            self._record = records.Record(entry)
+            self._record = records.Record(entry, self._assignment.source)
 
     @property
     def _is_recorded(self) -> bool:

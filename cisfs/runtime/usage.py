@@ -41,7 +41,7 @@ class User:
     holdings: tuple[Holding, ...]
     stop: Callable[[float], None] = field(repr=False, compare=False)
 
-    def uses(self, path: Path, key: str) -> bool:
+    def uses(self, path: Path | None, key: str) -> bool:
         """Tell whether it holds the layer that is at an absolute path or has a key of this id."""
         return any(each.path == str(path) or (key and each.key == key) for each in self.holdings)
 

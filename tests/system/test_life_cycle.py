@@ -171,13 +171,16 @@ def test_a_container_that_goes_on_is_an_error_that_names_it(
         inside.wait()
 
 
-def test_mounts_are_named_and_stay(site: Site, layer: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--loop-device"]])
+def test_mounts_are_named_and_stay(site: Site, layer: Path, options: list[str]) -> None:
     mountpoint = site.base / "open"
     mountpoint.mkdir()
-    site.must("mount", layer, mountpoint)
+    site.must("mount", *options, layer, mountpoint)
     try:
         said = site.must("lock", "--stop", layer).stdout
         assert said == f"locked {layer}\nstill mounted at {mountpoint}: {layer}\n"
+        (state,) = json.loads(site.must("status", "--json", layer).stdout)
+        assert (state["state"], state["mounted"]) == ("locked", [str(mountpoint)])
         assert (mountpoint / "secret").read_text() == SECRET
     finally:
         site.must("umount", mountpoint)

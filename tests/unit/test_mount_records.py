@@ -76,6 +76,20 @@ def test_a_source_of_any_bytes() -> None:
     record.remove()
 
 
+def test_the_layer_behind_a_loop_device_is_known() -> None:
+    loop, layer = entry(source="/dev/loop7"), Path("/srv/line\nend.cis")
+    records.announce(loop.device, loop.source, layer)
+    record = Record(loop, layer)
+    assert records.is_ours(loop)
+    assert records.layer_of(loop) == layer
+    assert records.layer_of(entry(source="/dev/loop8")) is None
+    record.remove()
+    record = Record(entry())
+    assert records.layer_of(entry()) == Path(entry().source)
+    record.remove()
+    assert records.layer_of(entry()) is None
+
+
 def test_only_root_looks_into_them(directory: Path) -> None:
     before = os.umask(0)
     try:
