@@ -34,6 +34,7 @@ COMMANDS = (
     "unlock",
     "lock",
     "status",
+    "scratch",
     "runtime",
     "inspect",
     "verify",

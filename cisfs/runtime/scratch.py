@@ -42,6 +42,11 @@ class Scratch:
         return f"{self.kind.value}{name}" + (f",size={self.size}" if self.size else "")
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a persistent scratch can have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def parse(text: str) -> Scratch:
     """Read KIND[:NAME][,size=SIZE].  Raises UsageError, with what can be written."""
     first, _, option = text.partition(",")
@@ -52,7 +57,7 @@ def parse(text: str) -> Scratch:
         raise _refused(text, f"{word!r} is no kind of scratch") from None
     if (kind is Kind.PERSISTENT) != bool(colon):
         raise _refused(text, "a persistent scratch has a name, and no other has")
-    if colon and not _NAME.fullmatch(name):
+    if colon and not is_name(name):
         raise _refused(text, f"{name!r} is no name: letters, digits, dots, dashes, underscores")
     size = _size(text, option) if option else None
     if size is not None and kind is Kind.NONE:
