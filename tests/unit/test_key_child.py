@@ -121,6 +121,8 @@ def test_one_that_does_not_end_is_ended_with_its_children(tmp_path: Path, stall:
 def test_an_answer_without_end_is_cut_short() -> None:
     with pytest.raises(CisfsError, match=f"the answer has more than {MAX_ANSWER} bytes"):
         python("while True: print('x' * 65536)")
+    with pytest.raises(CisfsError, match=f"the answer has more than {MAX_ANSWER} bytes"):
+        python(f"import sys; sys.stdout.write('x' * {MAX_ANSWER + 1})")
     most = python(f"import sys; sys.stdout.write('x' * {MAX_ANSWER})")
     assert len(most.answer) == MAX_ANSWER
 

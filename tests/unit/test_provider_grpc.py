@@ -77,7 +77,7 @@ def test_a_socket_in_the_file_system_will_do(file: Path, tmp_path: Path) -> None
         assert turned_and_back()
 
 
-def test_tls_proves_both_sides(file: Path, tmp_path: Path) -> None:
+def test_tls_proves_both_sides(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = Authority.new(tmp_path, "ours"), Authority.new(tmp_path, "theirs")
     certificate, key = ours.issue("server", "kms.example")
     mine, my_key = ours.issue("client")
@@ -92,6 +92,10 @@ def test_tls_proves_both_sides(file: Path, tmp_path: Path) -> None:
         for good in (right, {**right, "server-name": ""}):
             configure(file, address, good)
             assert turned_and_back()
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours.file))  # as the system's
+        configure(file, address, {**right, "root-ca-file": ""})
+        assert turned_and_back()
+        monkeypatch.delenv("SSL_CERT_FILE")
         for bad in (
             {**right, "root-ca-file": str(theirs.file)},
             {**right, "root-ca-file": ""},  # the system's
@@ -196,6 +200,14 @@ def test_messages_are_protobufs(value: bytes) -> None:
         assert encode(value) == BytesValue(value=value).SerializeToString()
     assert decode(BytesValue(value=value).SerializeToString()) == value
     assert decode(encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x0a", b"\x0a\x03ab", b"\x0a\x01ab", b"\x12\x01a", b"\x0a" + b"\xff" * 9]
+)
+def test_a_message_of_another_shape_is_refused(message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"another field|another size|a size without end"):
+        decode(message)
 
 
 @given(st.binary(max_size=12))

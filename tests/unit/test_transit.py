@@ -164,18 +164,24 @@ def test_what_vault_refuses_is_told_with_what_to_do(vault: VaultServer) -> None:
     assert failure().startswith("the token may not use transit/encrypt/layers at http://127.0.0.1:")
     assert complaint().endswith("or has expired: 1 error occurred: * permission denied")
     assert complaint("x").startswith("the token may not use transit/decrypt/layers at http://")
-    vault.policies[TOKEN] = {ENCRYPT}
+    vault.policies.clear()
+    assert complaint().endswith("or has expired: permission denied")
+    vault.policies[TOKEN] = {ENCRYPT, DECRYPT}
     vault.keys.clear()
-    assert "refuses transit/encrypt/layers: encryption key not found" in complaint()
+    assert complaint().endswith("permission denied")
+    assert "refuses transit/decrypt/layers: encryption key not found" in complaint("vault:v1:eA==")
     vault.mounts.clear()
     assert complaint().startswith("no transit engine answers to transit/encrypt/layers at http://")
+    assert complaint().endswith(
+        'no handler for route "transit/encrypt/layers". route entry not found.'
+    )
     vault.sealed = True
     assert complaint().endswith("is sealed or down for maintenance: Vault is sealed")
 
 
 def test_a_namespace_is_passed_on(vault: VaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     vault.namespace = "team-a"
-    assert "in this namespace" in complaint()
+    assert complaint().endswith("in this namespace: namespace not found")
     monkeypatch.setenv("VAULT_NAMESPACE", "team-a")
     assert called(called()) == b64(PACKET)
 
@@ -197,6 +203,17 @@ def test_a_namespace_is_passed_on(vault: VaultServer, monkeypatch: pytest.Monkey
 def test_garbage_is_told_and_not_quoted(vault: VaultServer, instead: bytes, words: str) -> None:
     vault.instead = instead
     assert complaint().endswith(words)
+
+
+def test_no_more_is_read_or_quoted_than_makes_sense(
+    vault: VaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.instead = b'HTTP/1.1 500 Bad\r\n\r\n{"errors": ["' + b"long " * 1000 + b'"]}'
+    assert complaint().endswith("status 500: " + "long " * 40)
+    vault.instead = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (2 << 20)
+    vault.endless = True
+    monkeypatch.setenv("VAULT_CLIENT_TIMEOUT", "5")
+    assert failure().endswith("answered with something else than JSON")
 
 
 def test_a_ciphertext_that_is_none_is_not_kept(vault: VaultServer) -> None:

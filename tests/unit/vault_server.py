@@ -1,7 +1,7 @@
 """The part of Vault's HTTP API that `cisfs-keyprovider-vault` uses, on a port of this machine.
 
-Behaves as Vault 1.15 does: AES-256-GCM keys with versions, ciphertexts vault:vN:base64 of a 12-byte
-nonce, the bytes and the tag; policies, namespaces, a seal; and the same statuses and errors.
+Behaves as OpenBao 2.7 does: AES-256-GCM keys with versions, ciphertexts vault:vN:base64 of a
+12-byte nonce, the bytes and the tag; policies, namespaces, a seal; the same statuses and errors.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class VaultServer:
     sealed: bool = False
     oldest: int = 1  # min_decryption_version
     instead: bytes | None = None  # what it sends instead of HTTP
+    endless: bool = False  # and does not end it
     stalling: bool = False
     redirect: str = ""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -48,14 +49,19 @@ class VaultServer:
         if self.sealed:
             return 503, {"errors": ["Vault is sealed"]}
         if headers.get("x-vault-namespace", "") != self.namespace:
-            return 404, {"errors": [f'no handler for route "{path}". route entry not found.']}
+            return 404, {"errors": ["namespace not found"]}
         path = path.removeprefix("/v1/")
-        if path not in self.policies.get(headers.get("x-vault-token", ""), set()):
-            return DENIED
         mount, call, name = path.rsplit("/", 2)
         if mount not in self.mounts:
             return 404, {"errors": [f'no handler for route "{path}". route entry not found.']}
+        token = headers.get("x-vault-token", "")
+        if token not in self.policies:
+            return 403, {"errors": ["permission denied"]}
+        if path not in self.policies[token]:
+            return DENIED
         versions = self.keys.get(f"{mount}/{name}")
+        if versions is None and call == "encrypt":
+            return DENIED  # it would be made by a token that may create it
         if versions is None:
             return 400, {"errors": ["encryption key not found"]}
         request = json.loads(body)
@@ -147,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, document = vault.answer(self.path, headers, body)
         if vault.instead is not None:
             self.wfile.write(vault.instead)
+            if vault.endless:
+                vault.stopping.wait(60)
             return
         if vault.redirect:
             self.send_response(307)
