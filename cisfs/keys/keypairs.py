@@ -86,6 +86,10 @@ class PublicKey:
         members: dict[str, str] = json.loads(self.jwk)
         return members
 
+    def reveal(self) -> RawPublicKey:
+        """Return the key itself, to encrypt with."""
+        return _public(self.members)
+
     @property
     def algorithm(self) -> str:
         """How keys are encrypted for it, in the words of RFC 7518, section 4.1."""

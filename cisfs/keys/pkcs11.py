@@ -11,21 +11,23 @@ once, since a token locks itself after a few wrong ones.  Not for several thread
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from cisfs.errors import CisfsError, FormatError, NoKeyError, UsageError, WrongKeyError
-from cisfs.format.config import SlotFields, b64, canonical, from_b64, load
+from cisfs.format.config import SlotFields, b64, from_b64, load
 from cisfs.keys import pkcs11_uri
+from cisfs.keys.credentials import typed
+from cisfs.keys.encodings import load_public
+from cisfs.keys.keypairs import PublicKey
 from cisfs.keys.pkcs11_uri import SCHEME, Uri
+from cisfs.keys.private_files import read_private, read_public
 from cisfs.keys.provider import ask_ours
 
 TYPE = "pkcs11"
@@ -33,47 +35,61 @@ HASH_VARIABLE = (
     "OCICRYPT_OAEP_HASHALG"  # what ocicrypt's own users set where a token has SHA-1 only
 )
 
-_MIN_BITS = 2048
-_MAX_BITS = 16384
-_MAX_FILE = 1 << 16  # bytes of a public key or a PIN
 _CHILD = "cisfs.keys.pkcs11_token"
 
-# The names in ocicrypt's JSON, the names in a JWK (RFC 7518, section 4.1), and what they mean.
-_ALGORITHMS: dict[str, tuple[str, hashes.HashAlgorithm]] = {
-    "sha256": ("RSA-OAEP-256", hashes.SHA256()),
-    "sha1": ("RSA-OAEP", hashes.SHA1()),  # noqa: S303 - OAEP needs no collision resistance
+# The algorithms of a JWK (RFC 7518, section 4.1), and the name of their hash in ocicrypt's JSON.
+_HASHES = {"RSA-OAEP-256": "sha256", "RSA-OAEP": "sha1"}
+_ALGORITHMS: dict[str, hashes.HashAlgorithm] = {
+    "sha256": hashes.SHA256(),
+    "sha1": hashes.SHA1(),  # noqa: S303 - OAEP needs no collision resistance
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Recipient:
-    """Who has the token with the private half of a key."""
+    """Who has the token with the private half of an RSA key; the key's algorithm names the hash."""
 
-    key: RSAPublicKey
-    hash: str
+    public: PublicKey
 
     @classmethod
     def from_words(cls, words: str) -> Pkcs11Recipient:
-        """Return the recipient that `pkcs11:URI` or `pkcs11:FILE` names, a public key in PEM.
+        """Return the recipient that `pkcs11:URI` or `pkcs11:FILE`, a public key, names.
 
         Raises UsageError, CisfsError if the token fails.
         """
         path = words.removeprefix(SCHEME)
         if "=" in path:
             return cls._from_token(pkcs11_uri.parse(words))
-        return cls(_public_key(Path(path)), _chosen_hash() or "sha256")
+        public = load_public(read_public(Path(path)), path)
+        if public.members["kty"] != "RSA":
+            raise UsageError(f"{path} is not an RSA key, which is what tokens unwrap with here")
+        # Without a word on it SHA-256, as ocicrypt does for tokens, though not in JWE.
+        return cls._for(public.members, _HASHES[public.members.get("alg", "RSA-OAEP-256")])
 
     @classmethod
     def from_stored(cls, recipient: object) -> Pkcs11Recipient:
         """Return the recipient that a slot's field `recipient` is of; FormatError."""
-        return cls(*_from_jwk(recipient))
+        public = PublicKey.from_text(recipient)
+        if public.members["kty"] != "RSA":
+            raise FormatError("a pkcs11 key slot's recipient is not an RSA key")
+        return cls(public)
 
     @classmethod
     def _from_token(cls, uri: Uri) -> Pkcs11Recipient:
         pin = _pin_in(uri.pin_file) if uri.pin_file else None
         answer = _ask_token(uri, {"op": "public", "pin": pin})
-        key = _checked_key(_number(answer["n"]), _number(answer["e"]), uri.shown)
-        return cls(key, _chosen_hash() or answer["hash"])
+        members = {"kty": "RSA", "n": answer["n"], "e": answer["e"]}
+        try:
+            return cls._for(members, answer["hash"])
+        except ValueError as error:
+            raise UsageError(f"{uri.shown} will not do as a key: {error}") from None
+
+    @classmethod
+    def _for(cls, members: dict[str, str], usual: str) -> Pkcs11Recipient:
+        """Return the recipient with a key, to be used with the hash that was chosen or is usual."""
+        chosen = _chosen_hash() or usual
+        (algorithm,) = (each for each, name in _HASHES.items() if name == chosen)
+        return cls(PublicKey.from_members({**members, "alg": algorithm}))
 
     @property
     def type(self) -> str:
@@ -82,23 +98,19 @@ class Pkcs11Recipient:
 
     def wrap(self, packet: bytes) -> dict[str, str | int]:
         """Return a slot's other fields."""
-        blob = self.key.encrypt(packet, _padding(self.hash))
+        hash_name = _HASHES[self.public.algorithm]
+        algorithm = _ALGORITHMS[hash_name]
+        padding = OAEP(mgf=MGF1(algorithm), algorithm=algorithm, label=None)
+        key = self.public.reveal()
+        if not isinstance(key, RSAPublicKey):
+            raise ValueError("tokens unwrap with RSA keys here")
+        blob = b64(key.encrypt(packet, padding))
         document = {
             "version": 0,
-            "recipients": [{"version": 0, "blob": b64(blob), "hash": self.hash}],
+            "recipients": [{"version": 0, "blob": blob, "hash": hash_name}],
         }
         wrapped = json.dumps(document, separators=(",", ":")).encode()
-        return {"recipient": self._jwk(), "wrapped": b64(wrapped)}
-
-    def _jwk(self) -> str:
-        numbers = self.key.public_numbers()
-        document = {
-            "alg": _ALGORITHMS[self.hash][0],
-            "e": _b64url(numbers.e),
-            "kty": "RSA",
-            "n": _b64url(numbers.n),
-        }
-        return canonical(document).decode("ascii")
+        return {"recipient": self.public.jwk, "wrapped": b64(wrapped)}
 
 
 class Pkcs11Identity:
@@ -128,7 +140,7 @@ class Pkcs11Identity:
         if self._failure is not None:
             raise self._failure
         blob, hash_name = _blob_in(slot)
-        modulus = _b64url(_from_jwk(slot.get("recipient"))[0].public_numbers().n)
+        modulus = Pkcs11Recipient.from_stored(slot.get("recipient")).public.members["n"]
         request = {"op": "decrypt", "blob": b64(blob), "hash": hash_name, "n": modulus}
         try:
             return self._decrypt(request)
@@ -184,46 +196,6 @@ def _blob_in(slot: SlotFields) -> tuple[bytes, str]:
     return from_b64(one.get("blob"), what), hash_name
 
 
-def _from_jwk(recipient: object) -> tuple[RSAPublicKey, str]:
-    what = "a pkcs11 key slot's recipient"
-    if not isinstance(recipient, str):
-        raise FormatError(f"{what} is not text")
-    document = load(recipient.encode("utf-8", "replace"))
-    names = [name for name, (alg, _) in _ALGORITHMS.items() if alg == document.get("alg")]
-    if document.get("kty") != "RSA" or not names:
-        raise FormatError(f"{what} is not a JWK of an RSA key for RSA-OAEP or RSA-OAEP-256")
-    try:
-        key = _checked_key(_number(document.get("n")), _number(document.get("e")), what)
-    except (UsageError, ValueError, TypeError):
-        raise FormatError(f"{what} has no RSA key of {_MIN_BITS} bits or more") from None
-    return key, names[0]
-
-
-def _public_key(path: Path) -> RSAPublicKey:
-    try:
-        with path.open("rb") as file:
-            key = serialization.load_pem_public_key(file.read(_MAX_FILE))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise UsageError(
-            f"{path} is not a public key in PEM (nor a URI: pkcs11:token=...;object=...)"
-        ) from None
-    if not isinstance(key, RSAPublicKey):
-        raise UsageError(f"{path} is not an RSA key, which is what tokens unwrap with")
-    numbers = key.public_numbers()
-    return _checked_key(numbers.n, numbers.e, str(path))
-
-
-def _checked_key(n: int, e: int, what: str) -> RSAPublicKey:
-    if not _MIN_BITS <= n.bit_length() <= _MAX_BITS:
-        raise UsageError(f"{what}: its RSA key has {n.bit_length()} bits; use {_MIN_BITS} or more")
-    try:
-        return RSAPublicNumbers(e, n).public_key()
-    except ValueError:
-        raise UsageError(f"{what}: its RSA key is not valid") from None
-
-
 def _chosen_hash() -> str | None:
     said = os.environ.get(HASH_VARIABLE, "").lower()
     if said and said not in _ALGORITHMS:
@@ -231,46 +203,22 @@ def _chosen_hash() -> str | None:
     return said or None
 
 
-def _padding(hash_name: str) -> OAEP:
-    algorithm = _ALGORITHMS[hash_name][1]
-    return OAEP(mgf=MGF1(algorithm), algorithm=algorithm, label=None)
-
-
 def _pin_in(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise UsageError(f"others can read the PIN in {path}; chmod 600 it")
-            line = file.read(_MAX_FILE).split(b"\n", 1)[0].rstrip(b"\r")
-    except OSError as error:
-        raise UsageError(f"cannot read the PIN in {path}: {error.strerror}") from None
-    try:
-        pin = line.decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"the PIN in {path} is not UTF-8") from None
-    if not pin:
+    line = read_private(path, "PIN file").split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
         raise UsageError(f"no PIN: the first line of {path} is empty")
-    return pin
+    return _text(line, f"the PIN in {path}")
 
 
 def _ask_pin(token: str, shown: str) -> str:
     try:
-        with open("/dev/tty", "rb"):
-            pass
-        typed = getpass.getpass(f"PIN of token {token}: ")
-    except (OSError, EOFError):
-        typed = ""
-    if not typed:
-        raise NoKeyError(f"{shown}: no PIN; add ?pin-source=/FILE")
-    return typed
+        return _text(typed(f"PIN of token {token}").secret, "that PIN")
+    except NoKeyError:  # whose words are of passphrases
+        raise NoKeyError(f"{shown}: no PIN; add ?pin-source=/FILE") from None
 
 
-def _b64url(number: int) -> str:
-    data = number.to_bytes((number.bit_length() + 7) // 8, "big")
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _number(text: object) -> int:
-    if not isinstance(text, str):
-        raise TypeError
-    return int.from_bytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
+def _text(pin: bytes, what: str) -> str:
+    try:
+        return pin.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{what} is not UTF-8") from None
