@@ -11,7 +11,7 @@ import errno
 import mmap
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hmac import digest as hmac_digest
@@ -85,21 +85,33 @@ def seal_image(
     with whole_file(output, replace=force) as fd:
         layer_key, layer_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
         keys = LayerKeys.derive(layer_key, layer_id)
-        text = SlotText(tuple(new_slots(layer_key, recipients, layer_id)))
-        slots = replace(text, mac=slots_mac(text, keys)).pack()
+        slots = packed_slots(layer_key, layer_id, recipients)
         allocate(fd, geometry.stored_size)
-        leaves = memoryview(mmap.mmap(-1, whole_blocks(geometry.hash_offset(geometry.unit_count))))
-        _seal_units(_Sealing(image, fd, geometry, XtsCipher(keys.units), leaves), workers, progress)
-        root = _write_tree(fd, geometry, leaves)
-        header = LayerHeader(unit_size, image.size, layer_id, root)
-        header = replace(header, mac=hmac_digest(keys.header_mac, header.body(), "sha256"))
-        _write(fd, slots, SLOTS_OFFSET)
-        _write(fd, header.pack(), 0)
-    return header.identity
+        sealing = Sealing(image, fd, geometry, XtsCipher(keys.units), empty_leaves(geometry))
+        done = 0
+        with closing(sealing.run(workers)) as batches:
+            for batch in batches:
+                done += sealing.batch_size(batch)
+                if progress is not None:
+                    progress(done)
+        write_at(fd, slots, SLOTS_OFFSET)
+        return sealing.finish(keys, layer_id).identity
+
+
+def packed_slots(layer_key: SecretKey, layer_id: bytes, recipients: Recipients) -> bytes:
+    """Return the bytes of key slots for `recipients`; ValueError if there are too many."""
+    text = SlotText(tuple(new_slots(layer_key, recipients, layer_id)))
+    mac = slots_mac(text, LayerKeys.derive(layer_key, layer_id))
+    return replace(text, mac=mac).pack()
+
+
+def empty_leaves(geometry: LayerGeometry) -> memoryview:
+    """Return level 0 of a layer's tree, all zeros, in memory that forked processes share."""
+    return memoryview(mmap.mmap(-1, whole_blocks(geometry.hash_offset(geometry.unit_count))))
 
 
 @dataclass(frozen=True, slots=True)
-class _Sealing:
+class Sealing:
     """What every worker gets: image, output, cipher, and level 0 of the tree to fill in."""
 
     image: Image
@@ -108,13 +120,36 @@ class _Sealing:
     xts: XtsCipher
     leaves: memoryview  # shared by all
 
-    def seal(self, batches: Iterator[int]) -> Iterator[int]:
-        """Seal batch after batch; yields how many bytes of the image each one was."""
+    def run(self, workers: int | None, first: int = 0) -> Generator[int, None, None]:
+        """Seal the batches from `first` on in several processes; yield each one's number when done.
+
+        They come in about their order.  Raises what reading the image raises, OSError.
+        """
+        rest = batch_count(self.geometry.image_size) - first
+        return share_out(rest, lambda pieces: self._seal(first + each for each in pieces), workers)
+
+    def batch_size(self, batch: int) -> int:
+        """Bytes of the image in a batch; only the last may have fewer than BATCH."""
+        return min(BATCH, self.geometry.image_size - batch * BATCH)
+
+    def finish(self, keys: LayerKeys, layer_id: bytes) -> LayerHeader:
+        """Write the tree above the leaves, which are all there, and the header; return that."""
+        levels, root = build_tree(self.leaves)
+        offset: int = self.geometry.tree_offset
+        for level in levels:
+            write_at(self.fd, level, offset)
+            offset += len(level)
+        header = LayerHeader(self.geometry.unit_size, self.geometry.image_size, layer_id, root)
+        header = replace(header, mac=hmac_digest(keys.header_mac, header.body(), "sha256"))
+        write_at(self.fd, header.pack(), 0)
+        return header
+
+    def _seal(self, batches: Iterator[int]) -> Iterator[int]:
+        """Seal batch after batch; yields their numbers."""
         geometry, xts = self.geometry, self.xts
         plain, cipher = memoryview(bytearray(BATCH)), memoryview(bytearray(BATCH))
         for batch in batches:
-            start = batch * BATCH
-            size = min(BATCH, geometry.image_size - start)
+            start, size = batch * BATCH, self.batch_size(batch)
             self.image.read_into(start, plain[:size])
             at = 0
             for unit in geometry.units_of(start, size):
@@ -123,32 +158,16 @@ class _Sealing:
                 place = geometry.hash_offset(unit)
                 self.leaves[place : place + HASH_SIZE] = unit_hash(cipher[at : at + length])
                 at += length
-            _write(self.fd, cipher[:size], geometry.stored_offset(start))
-            yield size
+            write_at(self.fd, cipher[:size], geometry.stored_offset(start))
+            yield batch
 
 
-def _seal_units(
-    sealing: _Sealing, workers: int | None, progress: Callable[[int], None] | None
-) -> None:
-    batches, done = -(-sealing.geometry.image_size // BATCH), 0
-    with closing(share_out(batches, sealing.seal, workers)) as sizes:
-        for size in sizes:
-            done += size
-            if progress is not None:
-                progress(done)
+def batch_count(size: int) -> int:
+    """How many batches `size` bytes of an image are."""
+    return -(-size // BATCH)
 
 
-def _write_tree(fd: int, geometry: LayerGeometry, leaves: memoryview) -> bytes:
-    """Write the hash tree; returns its root."""
-    levels, root = build_tree(leaves)
-    offset: int = geometry.tree_offset
-    for level in levels:
-        _write(fd, level, offset)
-        offset += len(level)
-    return root
-
-
-def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data`; a short write is the full disk's way of saying ENOSPC."""
     rest = memoryview(data)
     while rest:

@@ -243,14 +243,14 @@ FAILURES = {
 def test_a_worker_that_fails_leaves_nothing(
     output: Path, what: str, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sealing._write
+    real = sealing.write_at
 
     def failing(fd: int, data: bytes | memoryview, offset: int) -> None:
         if offset > 131072 + MIB:
             raise FAILURES[what]
         real(fd, data, offset)
 
-    monkeypatch.setattr(sealing, "_write", failing)
+    monkeypatch.setattr(sealing, "write_at", failing)
     if force:
         output.write_text("precious")
     expected = OSError if what != "a mistake" else RuntimeError
@@ -285,7 +285,7 @@ def test_a_disk_without_room_is_noticed_before_the_work(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on the size of files stands for the full disk."""
-    monkeypatch.setattr(sealing, "_seal_units", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(sealing.Sealing, "run", lambda *_: pytest.fail("it began"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, before[1]))
     try:
