@@ -31,6 +31,7 @@ LABEL_LAYER_HEADER = b"cisfs v1 layer header"
 LABEL_LAYER_UNITS = b"cisfs v1 layer units"
 LABEL_LAYER_SLOTS = b"cisfs v1 layer slots"
 LABEL_SCRATCH = b"cisfs v1 scratch"
+LABEL_ROTATION = b"cisfs v1 rotation"
 
 
 class SecretKey:
@@ -111,6 +112,20 @@ def file_keys(master: SecretKey, file_id: bytes, header_fields: bytes) -> tuple[
 def scratch_key(master: SecretKey, owner_id: bytes) -> SecretKey:
     """Return the key-file key of scratches that belong to the vault or layer `owner_id`."""
     return SecretKey(derive(master, owner_id, LABEL_SCRATCH, KEY_SIZE))
+
+
+def rotation_key(new: SecretKey, old: SecretKey, new_id: bytes) -> bytes:
+    """Return the 32-byte HMAC-SHA-256 key of what an unfinished rotation says of itself.
+
+    It takes both master keys: who knows a recipient's public key can wrap a new one of their own
+    for it, and must not have the content encrypted under that.
+    """
+    return derive(SecretKey(new.reveal() + old.reveal()), new_id, LABEL_ROTATION, KEY_SIZE)
+
+
+def rotated_key(new: SecretKey, new_id: bytes) -> bytes:
+    """Return the 32-byte HMAC-SHA-256 key of what a rotation that is over leaves to be removed."""
+    return derive(new, new_id, LABEL_ROTATION, KEY_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

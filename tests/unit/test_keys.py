@@ -9,7 +9,14 @@ import traceback
 import pytest
 
 from cisfs.crypto import keys
-from cisfs.crypto.keys import LayerKeys, SecretKey, VaultKeys, file_keys
+from cisfs.crypto.keys import (
+    LayerKeys,
+    SecretKey,
+    VaultKeys,
+    file_keys,
+    rotated_key,
+    rotation_key,
+)
 from cisfs.errors import CisfsError
 from cisfs.keys.credentials import Passphrase, RawKey
 
@@ -41,6 +48,7 @@ def test_labels_are_pinned() -> None:
         "LABEL_LAYER_UNITS": b"cisfs v1 layer units",
         "LABEL_LAYER_SLOTS": b"cisfs v1 layer slots",
         "LABEL_SCRATCH": b"cisfs v1 scratch",
+        "LABEL_ROTATION": b"cisfs v1 rotation",
     }
 
 
@@ -78,6 +86,21 @@ def test_layer_keys_differ_from_each_other_and_between_layers() -> None:
     ]
     assert {len(part) for part in drawn} == {32}
     assert len(set(drawn)) == len(drawn)
+
+
+def test_what_a_rotation_says_takes_both_master_keys() -> None:
+    other, one_id = SecretKey(b"o" * 32), b"i" * 16
+    drawn = {
+        rotation_key(MASTER, other, one_id),
+        rotation_key(other, MASTER, one_id),
+        rotation_key(MASTER, MASTER, one_id),
+        rotation_key(MASTER, other, bytes(16)),
+        rotated_key(MASTER, one_id),
+        rotated_key(other, one_id),
+        rotated_key(MASTER, bytes(16)),
+    }
+    assert {len(each) for each in drawn} == {32}
+    assert len(drawn) == 7
 
 
 def test_file_keys_depend_on_the_master_key_the_id_and_every_header_bit() -> None:
