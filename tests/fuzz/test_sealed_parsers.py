@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cisfs.errors import CisfsError
 from cisfs.format.config import b64
+from cisfs.format.rotation import LayerRecord, VaultRecord
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import SLOTS_SIZE
 from cisfs.format.slotarea import MARK, SlotAreas, SlotText
@@ -26,6 +27,8 @@ from tests.unit import layers
 from tests.unit.vaults import KEY, same
 
 HEADER = LayerHeader(65536, 5 * 4096, bytes(range(16)), b"r" * 32, b"m" * 32)
+LAYER_RECORD = LayerRecord(b"i" * 16, b"s" * 32, b"h" * 32, 1 << 20, b"m" * 32)
+VAULT_RECORD = VaultRecord(b"i" * 16, b"s" * 16, b"m" * 32, b"n" * 32)
 SLOT = {"type": "key-file", "salt": b64(bytes(16)), "wrapped": b64(bytes(60))}
 
 # Each parser of bytes, beside bytes that it takes.
@@ -33,6 +36,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "header": (LayerHeader.parse, HEADER.pack()),
     "key slots": (SlotText.parse, SlotText((SLOT,)).pack()),
     "both copies": (SlotAreas.parse, 2 * SlotText((SLOT,)).pack() + MARK),
+    "rotation of a layer": (LayerRecord.parse, LAYER_RECORD.pack()),
+    "rotation of a vault": (VaultRecord.parse, VAULT_RECORD.pack()),
 }
 EACH = pytest.mark.parametrize("name", PARSERS)
 
