@@ -125,11 +125,19 @@ def slots_mac(text: SlotText, keys: LayerKeys) -> bytes:
 class SealedLayer:
     """An opened layer: its header, its keys, its descriptor with the lock."""
 
-    def __init__(self, path: Path, fd: int, header: LayerHeader, keys: LayerKeys) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        header: LayerHeader,
+        slots: tuple[SlotFields, ...],
+        keys: LayerKeys,
+    ) -> None:
         """Used by `open` only."""
         self.path = path
         self.fd = fd
         self.header = header
+        self.slots = slots
         self.geometry = header.geometry
         self.identity = header.identity
         self._keys = keys
@@ -154,7 +162,7 @@ class SealedLayer:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path.absolute(), fd, header, keys)
+        return cls(path.absolute(), fd, header, text.slots, keys)
 
     @property
     def image_size(self) -> int:
