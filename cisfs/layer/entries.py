@@ -7,7 +7,6 @@ names and nodes, and nothing of files' contents but how an empty one is made.  O
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -21,15 +20,10 @@ from cisfs.layer.directory import create_id, write_id
 from cisfs.layer.file import EncryptedFile
 from cisfs.layer.nodes import Node, NodeTable
 from cisfs.layer.places import Places
+from cisfs.layer.renaming import RENAME_EXCHANGE, RENAME_WHITEOUT, renameat2
 from cisfs.layer.vault import Vault
 
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
-RENAME_WHITEOUT = 4
-
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Caller(NamedTuple):
@@ -249,8 +243,8 @@ class Entries:
         new_fd = self._places.fd(target)
         if not flags:
             os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
-        elif _libc.renameat2(old_fd, old, new_fd, new, flags):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        else:
+            renameat2(old_fd, old, new_fd, new, flags)
 
     def _left(self, directory: Node, stored: bytes) -> None:
         self._places.discard(directory, stored)

@@ -21,16 +21,11 @@ from typing import NamedTuple
 from cisfs.format import names as spelling
 from cisfs.format.geometry import Geometry
 from cisfs.format.names import TARGET_NONCE_SIZE
-from cisfs.layer.entries import (
-    RENAME_EXCHANGE,
-    RENAME_NOREPLACE,
-    RENAME_WHITEOUT,
-    Caller,
-    Entries,
-)
+from cisfs.layer.entries import Caller, Entries
 from cisfs.layer.files import OpenFiles
 from cisfs.layer.nodes import ROOT, Attr, Node, NodeTable
 from cisfs.layer.places import Places
+from cisfs.layer.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from cisfs.layer.vault import Vault
 from cisfs.layer.xattrs import ACL_NAMES, Target, Xattrs, has_own
 
