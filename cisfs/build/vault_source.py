@@ -14,9 +14,10 @@ import stat
 from cisfs.build.attributes import proper
 from cisfs.build.index import NO_XATTRS, Bytes, Directory, Entry, Index, quoted
 from cisfs.build.whiteouts import Whiteouts, is_metadata
-from cisfs.errors import CisfsError, FormatError, IntegrityError, UsageError
+from cisfs.errors import CisfsError, FormatError, UsageError
 from cisfs.layer.tree import ROOT, Attr, VaultTree
 from cisfs.layer.vault import Vault
+from cisfs.layer.wholetree import WholeTree
 
 
 def index_vault(vault: Vault) -> Index:
@@ -26,31 +27,12 @@ def index_vault(vault: Vault) -> Index:
     IntegrityError, naming the entry, for what is damaged, UsageError for a whiteout that nothing
     can be meant by, OSError.
     """
-    tree = _WholeTree(vault)
+    tree = WholeTree(vault)
     try:
         return Index(_Walk(tree).read(), tree.close)
     except BaseException:
         tree.close()
         raise
-
-
-class _WholeTree(VaultTree):
-    """A tree that lists directories whole or not at all, and once."""
-
-    def opendir(self, node: int) -> int:
-        """Open a directory; IntegrityError if it has an entry whose name cannot be read."""
-        directory = self._table[node]
-        _, complaints = self._places.listing(directory)
-        if complaints:
-            path = self._places.plain_path(directory)
-            raise IntegrityError(f"{path}: {complaints[0]}; cisfs verify tells more")
-        return super().opendir(node)
-
-    def releasedir(self, handle: int) -> None:
-        """Close a directory, and forget its listing, which would be half as large as the index."""
-        directory, _ = self._listings[handle]
-        super().releasedir(handle)
-        directory.listing = None
 
 
 class _Walk:

@@ -107,6 +107,15 @@ class EncryptedFile:
         """Check every unit, decrypting none; returns the numbers of the altered ones."""
         return list(self._units.altered(self.size))
 
+    def data_spans(self) -> Iterator[tuple[int, int]]:
+        """The parts of the file, as (offset, end), that are not holes: whole units, in order.
+
+        Raises IntegrityError for a unit that only pretends to be of a hole, OSError.
+        """
+        geometry = self._units.geometry
+        for first, end in self._units.data_spans(self.size):
+            yield geometry.unit_start(first), min(geometry.unit_start(end), self.size)
+
     def write(self, offset: int, data: Bytes) -> int:
         """Write all of `data` at `offset`; a gap past the end becomes a hole.  Returns its length.
 

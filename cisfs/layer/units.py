@@ -155,6 +155,27 @@ class Units:
                 unit += 1
             yield start, unit
 
+    def data_spans(self, size: int) -> Iterator[tuple[int, int]]:
+        """The ranges of units of a file of `size` bytes that are not of a hole.
+
+        To read them is to check them; that the others are a hole is checked here.  Raises
+        IntegrityError for a unit that was zeroed, OSError.
+        """
+        full, count = self.geometry.full_units(size), self.geometry.unit_count(size)
+        unit = start = 0
+        while unit < full:
+            if not self.holes.is_tagless(self.fd, unit):
+                unit += 1
+                continue
+            if start < unit:
+                yield start, unit
+            if not self.holes.covers(self.fd, unit):
+                raise IntegrityError(f"unit {unit} was altered")
+            hole_end = min(self.holes.last_end(unit), full)
+            unit = start = max(unit + 1, min(hole_end, self.next_stored(unit + 1)))
+        if start < count:
+            yield start, count
+
     def empty_out(self, first: int, end: int) -> None:
         """Make full units [first, end), all of which hold data, a hole; this takes no space.
 
