@@ -13,8 +13,10 @@ from cisfs.crypto.keys import SecretKey
 from cisfs.format.config import SlotFields
 from cisfs.keys.credentials import Opener, Recipients
 from cisfs.keys.reopening import asking_once
+from cisfs.layer.opening import is_sealed
 from cisfs.layer.rotation_request import Progress, Request, Rotated, Switching
 from cisfs.layer.sealed_rotation import rotate_layer
+from cisfs.layer.vault_rotation import rotate_vault
 
 
 def _say_nothing(_done: int, _total: int) -> None:
@@ -34,7 +36,7 @@ def rotate(
     progress: Progress = _say_nothing,
     switching: Switching = _do_nothing,
 ) -> Rotated:
-    """Rotate the sealed layer at `path`, or go on where an earlier run was interrupted.
+    """Rotate the vault or sealed layer at `path`, or go on where an earlier run was interrupted.
 
     The old one stays as it is, and openable, until the new one takes its place in one step.  It
     needs as much space again.  See `Request` for the arguments; `workers` is about sealed layers
@@ -44,4 +46,4 @@ def rotate(
     """
     path = path.resolve()
     request = Request(asking_once(opener), recipients, workers, progress, switching)
-    return rotate_layer(path, request)
+    return rotate_layer(path, request) if is_sealed(path) else rotate_vault(path, request)

@@ -45,11 +45,12 @@ DEFAULT_UNIT_SIZE = 32 * 1024
 log = logging.getLogger(__name__)
 
 
-def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_SIZE) -> None:
+def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_SIZE) -> SecretKey:
     """Make `path`, a missing or empty directory, a vault that each of `recipients` opens.
 
-    `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises UsageError if there is
-    something at `path` already, ValueError for a unit size that cannot be, OSError.
+    Returns its master key.  `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises
+    UsageError if there is something at `path` already, ValueError for a unit size that cannot be,
+    OSError.
     """
     Geometry(unit_size)  # raises ValueError
     path.mkdir(mode=0o700, exist_ok=True)
@@ -65,6 +66,7 @@ def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_
         sync_id(fd)
     finally:
         os.close(fd)
+    return master
 
 
 def describe(path: Path) -> dict[str, object]:
@@ -198,6 +200,10 @@ class Vault:
     def scratch_key(self) -> SecretKey:
         """Return the key of persistent scratches made for this vault's containers."""
         return scratch_key(self.keys.master, self.config.vault_id)
+
+    def sync(self) -> None:
+        """Make everything in the vault durable.  Raises OSError."""
+        _sync_filesystem(self.fd)
 
     def close(self) -> None:
         """Close the vault: the journal is emptied and the lock released.  Raises OSError."""
