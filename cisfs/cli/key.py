@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli import rotation
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -27,7 +29,12 @@ can afterwards.  Both take a key that opens the layer: it was unlocked, or is gi
 is never removed.
 
 Who was removed may have kept a copy of the layer with the slot in it, or the layer's key itself.
-rotate is for that: it encrypts everything anew under a fresh key.
+rotate is for that: it encrypts everything anew under a fresh key, beside LAYER, which stays as it
+is until the new one takes its place; so it takes as much space again.  Interrupted at any time, it
+goes on when it is called again.  Public recipients get a slot of the new one by themselves, a
+passphrase or key file does if it is given, and all others are to be dropped by their ids.  A sealed
+layer has another identity afterwards, and no signatures; persistent scratches of containers on this
+host follow it.
 
 {recipients}
 examples:
@@ -35,6 +42,7 @@ examples:
   cisfs key add private.cis -r alice.pem -r age1f4k7...
   cisfs key add private.cis -r passphrase -i alice.key
   cisfs key remove private.cis 5e1612b79e39
+  cisfs key rotate private.cis -i alice.key --drop 32261c25d662
 """
 
 
@@ -56,6 +64,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slots", metavar="ID", nargs="+", help="the id of a slot, or the start of it"
     )
     add_key_options(removing)
+    _describe_rotation(_action(actions, "rotate", "encrypt it anew under a fresh key"))
+
+
+def _describe_rotation(rotating: argparse.ArgumentParser) -> None:
+    from cisfs.cli.arguments import workers
+    from cisfs.keys.options import add_key_options, add_recipient_option
+
+    add_recipient_option(rotating)
+    rotating.add_argument(
+        "--drop",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="make no new slot in the place of this one; any number",
+    )
+    rotating.add_argument(
+        "--workers",
+        metavar="N",
+        type=workers,
+        help="processes that encrypt (default: one for each processor)",
+    )
+    rotating.add_argument("--json", action="store_true", help="print one JSON document")
+    add_key_options(rotating)
 
 
 def _action(
@@ -70,10 +101,12 @@ def _action(
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or change the slots; return 0."""
+    """List or change the slots; return 0, or 128+N when signal N ended a rotation."""
     from cisfs.layer import store
 
     path = store.resolve_from_here(args.layer)
+    if args.action == "rotate":
+        return rotation.run(path, args)
     {"list": _list, "add": _add, "remove": _remove}[args.action](path, args)
     return 0
 

@@ -11,11 +11,13 @@ Does not know how one is served or mounted.  One thread.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cisfs.errors import NoKeyError, WrongKeyError
+from cisfs.crypto.keys import SecretKey
+from cisfs.errors import NoKeyError, NotAVaultError, WrongKeyError
 from cisfs.keys.credentials import Opener, RawKey
 from cisfs.layer import unlocked
 from cisfs.layer.scratch import BlockImage, EphemeralImage
@@ -54,6 +56,24 @@ def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> Bloc
     if not keys:
         raise NoKeyError(f"the new scratch {wanted.name} takes a layer, whose key is to open it")
     return PersistentImage.create(path, keys[0], size)
+
+
+def hand_over_scratches(store: Path, old: SecretKey, new: SecretKey) -> None:
+    """Let scratches that a layer's old scratch key opens be opened by its new one, too.
+
+    Raises CisfsError, OSError.
+    """
+    from cisfs.layer import keyslots, vault
+
+    directory = store / "scratch"
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        before, after = RawKey(old.reveal()), RawKey(new.reveal())
+        with contextlib.suppress(WrongKeyError, NotAVaultError):
+            vault.master_key(path, before)
+            try:
+                vault.master_key(path, after)
+            except WrongKeyError:
+                keyslots.add(path, before, after)
 
 
 def _found(path: Path, keys: Sequence[RawKey]) -> BlockImage:

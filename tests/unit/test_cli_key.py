@@ -132,3 +132,48 @@ def test_a_passphrase_opens_slots_of_age_too() -> None:
     assert opens("x", "--passphrase-file", "words")
     private("wrong", b"battery staple\n")
     assert not opens("x", "--passphrase-file", "wrong")
+
+
+# -- rotate ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["vault", "layer"])
+def test_a_rotation_keeps_public_recipients_and_what_is_given(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_for = ["-r", "ann.key.pub", "-r", "ben.key.pub", "-r", "passphrase:words"]
+    if kind == "vault":
+        assert main(["init", "x", *made_for, "--key-file", "file.key"]) == 0
+    else:
+        Path("source").mkdir()
+        Path("source/file").write_bytes(b"content" * 5000)
+        assert main(["seal", "source", "-o", "x", *made_for, "--key-file", "file.key"]) == 0
+    before = listed("x", capsys)
+    ids = {slot["type"]: slot["id"] for slot in before}
+    assert main(["key", "rotate", "x", "-i", "ann.key"]) == 2
+    said = capsys.readouterr().err
+    assert f"{ids['passphrase']} (passphrase), {ids['key-file']} (key-file); give it" in said
+    assert listed("x", capsys) == before
+    words = ["--drop", before[1]["id"], "--drop", ids["key-file"], "-r", "passphrase:words"]
+    assert main(["key", "rotate", "x", "-i", "ann.key", *words]) == 0
+    assert [slot["type"] for slot in listed("x", capsys)] == ["jwe", "passphrase"]
+    assert opens("x", "-i", "ann.key")
+    assert opens("x", "--passphrase-file", "words")
+    assert not opens("x", "-i", "ben.key")
+    assert not opens("x", "--key-file", "file.key")
+    assert sorted(path.name for path in Path().iterdir() if "rotating" in path.name) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_rotation_leaves_somebody_who_can_open_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "x", "-r", "ann.key.pub"]) == 0
+    (only,) = listed("x", capsys)
+    assert main(["key", "rotate", "x", "-i", "ann.key", "--drop", only["id"]]) == 2
+    assert "nobody could open it afterwards" in capsys.readouterr().err
+    assert main(["key", "rotate", "x", "-i", "ann.key", "--drop", "0" * 12]) == 2
+    assert "no such key slot" in capsys.readouterr().err
+    assert main(["key", "rotate", "x", "-i", "ann.key", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["identity"], said["continued"]) == (None, False)
+    assert opens("x", "-i", "ann.key")

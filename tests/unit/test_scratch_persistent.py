@@ -9,11 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from cisfs.errors import BusyError, FormatError, IntegrityError, NotAVaultError, UsageError
+from cisfs.crypto.keys import SecretKey
+from cisfs.errors import (
+    BusyError,
+    FormatError,
+    IntegrityError,
+    NotAVaultError,
+    UsageError,
+    WrongKeyError,
+)
 from cisfs.format.scratch_geometry import MAX_UNIT_SIZE
 from cisfs.keys.credentials import RawKey
+from cisfs.layer import keyslots
 from cisfs.layer.scratch_persistent import NAME, UNIT_SIZE, PersistentImage
 from cisfs.layer.vault import Vault
+from cisfs.runtime.store import hand_over_scratches
 from tests.unit import vaults
 from tests.unit.vaults import KEY, flip
 
@@ -171,3 +181,21 @@ def test_a_failure_to_open_lets_go_of_the_vault(tmp_path: Path) -> None:
         for link in Path("/proc/self/fd").iterdir()
         if link.is_symlink()
     )
+
+
+def test_scratches_follow_a_layer_that_is_rotated(tmp_path: Path) -> None:
+    """But not those of other layers; and not twice, when a rotation is done in two goes."""
+    directory = tmp_path / "scratch"
+    directory.mkdir()
+    old, new, other = (SecretKey(bytes([number]) * 32) for number in range(3))
+    for name, key in (("mine", old), ("theirs", other)):
+        PersistentImage.create(directory / name, RawKey(key.reveal()), 1 << 20).close()
+    (directory / "stray").touch()
+    for _ in range(2):
+        hand_over_scratches(tmp_path, old, new)
+    for key in (old, new):
+        PersistentImage.open(directory / "mine", RawKey(key.reveal())).close()
+    assert len(keyslots.slots(directory / "mine")) == 2
+    with pytest.raises(WrongKeyError):
+        PersistentImage.open(directory / "theirs", RawKey(new.reveal()))
+    hand_over_scratches(tmp_path / "nothing", old, new)

@@ -1,0 +1,112 @@
+"""`cisfs key rotate`: chooses whom the new key is for, shows progress, reports.
+
+Does not know how anything is rotated (`cisfs.layer.rotation`).  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cisfs.format.config import SlotFields
+    from cisfs.keys.credentials import Credential, Opener
+    from cisfs.keys.wrapping import Recipient
+    from cisfs.layer.rotation_request import Rotated
+
+
+def run(path: Path, args: argparse.Namespace) -> int:
+    """Rotate; return 0, or 128+N when signal N ended it."""
+    from cisfs.build import interrupts
+
+    try:
+        with interrupts.raised():
+            rotated = _rotate(path, args)
+    except interrupts.Interrupted as ended:
+        name = signal.Signals(ended.number).name
+        print(
+            f"cisfs: rotating {path} was interrupted by {name}; it is as it was, and the same "
+            "command goes on",
+            file=sys.stderr,
+        )
+        return 128 + ended.number
+    _report(path, args, rotated)
+    return 0
+
+
+def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
+    from functools import partial
+
+    from cisfs.build.progress import Progress
+    from cisfs.layer import unlocked
+    from cisfs.layer.rotation import rotate
+    from cisfs.runtime.store import STORE, hand_over_scratches
+
+    opener = unlocked.opener(path, args)
+    watched = sys.stderr.isatty() and not args.json
+    shown = Progress(sys.stderr if watched else None)
+
+    def progress(done: int, total: int) -> None:
+        if done == 0:
+            shown.begin("encrypting", total)
+        shown.update(done)
+
+    try:
+        return rotate(
+            path,
+            opener,
+            partial(_recipients, path, args, opener),
+            workers=args.workers,
+            progress=progress,
+            switching=partial(hand_over_scratches, STORE),
+        )
+    finally:
+        shown.end()
+
+
+def _recipients(
+    path: Path, args: argparse.Namespace, opener: Opener, slots: Sequence[SlotFields]
+) -> list[Credential | Recipient]:
+    from cisfs.errors import UsageError
+    from cisfs.keys import options
+    from cisfs.keys.rewrapping import recipients_of, secrets_of
+    from cisfs.keys.slots import slot_id
+    from cisfs.layer.opening import key_id
+
+    ids = {slot_id(slot) for slot in slots}
+    for each in args.drop:
+        if each not in ids:
+            raise UsageError(f"--drop {each}: no such key slot; see cisfs key list {path}")
+    added = options.recipients(args)
+    secrets = [*secrets_of(opener), *_secrets_among(added)]
+    kept = recipients_of(slots, secrets, bytes.fromhex(key_id(path)), args.drop)
+    found = [*kept, *(each for each in added if each not in kept)]
+    if not found:
+        raise UsageError("nobody could open it afterwards: keep a key slot, or name a recipient")
+    return found
+
+
+def _secrets_among(recipients: Sequence[Credential | Recipient]) -> list[Credential]:
+    """Return the passphrases and key files among recipients."""
+    from cisfs.keys.credentials import Passphrase, RawKey
+
+    return [each for each in recipients if isinstance(each, (Passphrase, RawKey))]
+
+
+def _report(path: Path, args: argparse.Namespace, rotated: Rotated) -> None:
+    if args.json:
+        document = {
+            "path": str(path),
+            "id": rotated.key_id,
+            "identity": rotated.identity,
+            "continued": rotated.continued,
+        }
+        print(json.dumps(document, indent=2))
+        return
+    identity = f", {rotated.identity}" if rotated.identity else ""
+    print(f"rotated {path}{identity}; who was dropped cannot open it, nor what is written to it")
