@@ -15,6 +15,7 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
     +-- MountError                   17   the mount point will not do, or mounting failed
     |   +-- NoFuseError              18   this machine or container has no usable /dev/fuse
     +-- DamageFound                  19   `verify` ran to its end and found damage
+    +-- UntrustedError               21   a signature that is asked for is missing or wrong
     +-- EngineError                 125   `run` itself failed before the container's command began
 
 Exit codes are part of the interface: scripts test for them, and none is ever reused.  A caller's
@@ -102,6 +103,12 @@ class DamageFound(CisfsError):
     """`verify` ran to its end and found damage, all of it named already."""
 
     exit_code = 19
+
+
+class UntrustedError(CisfsError):
+    """A signature that the policy or the user asks for is missing or wrong; or the policy is."""
+
+    exit_code = 21
 
 
 class EngineError(CisfsError):

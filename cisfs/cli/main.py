@@ -66,6 +66,7 @@ exit status:
   11  damaged or truncated data        18  this machine has no usable /dev/fuse
   12  wrong passphrase or key          19  verify found damage
   13  written by a newer cisfs         20  too little memory for a key slot
+  21  a required signature is missing or wrong
                                       125  run failed before the command began
 """
 
