@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cisfs.errors import FormatError, UnsupportedVersionError
+from cisfs.errors import FormatError, UnsupportedVersionError, UsageError
 from cisfs.format.config import b64, canonical, from_b64, load
 
 FORMAT = "cisfs signature"
@@ -92,11 +92,11 @@ def parse_signatures(value: object) -> tuple[Signature, ...]:
 def added(signatures: Iterable[Signature], new: Signature) -> tuple[Signature, ...]:
     """Return the signatures with a new one, in the place of an earlier one of the same signer.
 
-    Raises ValueError if there are too many.
+    Raises UsageError if there are too many.
     """
     others = [each for each in signatures if each.signer != new.signer]
     if len(others) == MAX_SIGNATURES:
-        raise ValueError(f"there are {MAX_SIGNATURES} signatures already")
+        raise UsageError(f"there are {MAX_SIGNATURES} signatures already")
     return (*others, new)
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from cisfs.errors import FormatError
 from cisfs.format.config import SlotFields, b64, canonical, from_b64, load, parse_slots
 from cisfs.format.sealed_geometry import HASH_SIZE, RESERVED_SIZE, SLOTS_SIZE
+from cisfs.format.signatures import Signature, parse_signatures, signature_fields
 
 MAGIC = b"CISFSKS\0"
 MARK = b"CISFSKC\0".ljust(RESERVED_SIZE, b"\0")  # the key slots are being changed
-MAX_SIGNATURES = 64
 MAX_REVISION = (1 << 53) - 1  # what every reader of JSON can hold
 AREAS_SIZE = 2 * SLOTS_SIZE + RESERVED_SIZE  # both copies, and the mark
 
@@ -40,7 +40,7 @@ class SlotText:
 
     slots: tuple[SlotFields, ...]
     mac: bytes = b""
-    signatures: tuple[SlotFields, ...] = ()
+    signatures: tuple[Signature, ...] = ()
     revision: int = 0
 
     def body(self) -> bytes:
@@ -58,7 +58,7 @@ class SlotText:
         if self.mac:
             document["mac"] = b64(self.mac)
         if self.signatures:
-            document["signatures"] = [dict(each) for each in self.signatures]
+            document["signatures"] = signature_fields(self.signatures)
         return canonical(document)
 
     def pack(self) -> bytes:
@@ -150,7 +150,7 @@ def _parsed(text: bytes) -> SlotText:
     return SlotText(
         parse_slots(document["slots"]),
         mac,
-        _signatures(document["signatures"]) if "signatures" in document else (),
+        parse_signatures(document["signatures"]) if "signatures" in document else (),
         _revision(document["revision"]) if "revision" in document else 0,
     )
 
@@ -159,15 +159,3 @@ def _revision(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_REVISION:
         raise FormatError("revision is not a number from 1 up")
     return value
-
-
-def _signatures(value: object) -> tuple[SlotFields, ...]:
-    """Check the shape of a list of signatures, no more."""
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_SIGNATURES:
-        raise FormatError(f"signatures is not a list of 1 to {MAX_SIGNATURES} of them")
-    for each in value:
-        if not isinstance(each, dict) or set(each) != {"signer", "signature"}:
-            raise FormatError("a signature is not an object of signer and signature")
-        if not all(isinstance(item, str) for item in each.values()):
-            raise FormatError("a signature has a field that is not text")
-    return tuple(value)

@@ -71,7 +71,7 @@ def identities(text: str) -> list[Identity | RawKey]:
         return [ProviderIdentity(_named(text, name), parameters)]
     from cisfs.keys.private_files import load_identities
 
-    path, password = _with_password(text)
+    path, password = with_password(text)
     return load_identities(path, password)
 
 
@@ -144,8 +144,11 @@ def _named(text: str, name: str) -> str:
     return name
 
 
-def _with_password(text: str) -> tuple[Path, Password]:
-    """Split FILE:file=PATH and FILE:fd=NUMBER; without these a password is asked for."""
+def with_password(text: str) -> tuple[Path, Password]:
+    """Split FILE:file=PATH and FILE:fd=NUMBER; without these a password is asked for.
+
+    Nothing is read before the password is called for.  Raises UsageError.
+    """
     name, colon, source = text.rpartition(":")
     kind, equals, value = source.partition("=")
     if not colon or not equals or kind not in ("pass", *_PASSWORD_SOURCES):

@@ -16,6 +16,7 @@ from cisfs.errors import NotAVaultError
 from cisfs.format.sealed import MAGIC
 from cisfs.keys.credentials import Opener
 from cisfs.layer import sealed, vault
+from cisfs.layer.candidate import Admission
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.vault import Vault
 
@@ -42,16 +43,21 @@ def is_sealed(path: Path) -> bool:
 
 
 def open_layer(
-    path: Path, credential: Opener | Callable[[], Opener], *, read_only: bool = True
+    path: Path,
+    credential: Opener | Callable[[], Opener],
+    *,
+    read_only: bool = True,
+    admission: Admission | None = None,
 ) -> Layer:
     """Open the vault or sealed layer at `path`; see the `open` of each for what it raises.
 
-    `read_only` is about vaults: a sealed layer is never written.
+    `read_only` is about vaults: a sealed layer is never written.  Whoever uses what is in a layer
+    asks the trust policy first: `admission` is `cisfs.layer.admission`'s.
     """
     if is_sealed(path):
-        return SealedLayer.open(path, credential)
+        return SealedLayer.open(path, credential, admission)
     _check_directory(path)
-    return Vault.open(path, credential, read_only=read_only)
+    return Vault.open(path, credential, read_only=read_only, admission=admission)
 
 
 def describe(path: Path) -> dict[str, object]:

@@ -7,11 +7,8 @@ thread of one process: make it after the fork.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from hmac import compare_digest
 from hmac import digest as hmac_digest
@@ -20,26 +17,28 @@ from typing import Self
 
 from cisfs.crypto.keys import LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
-from cisfs.errors import (
-    BusyError,
-    FormatError,
-    IntegrityError,
-    NotAVaultError,
-    UnsupportedVersionError,
-)
+from cisfs.errors import IntegrityError
 from cisfs.format import sealed as form
 from cisfs.format.config import SlotFields
 from cisfs.format.sealed import LayerHeader
-from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Opener
+from cisfs.keys.signing import describe_signatures
 from cisfs.keys.slots import SlotChange, describe_slots, open_slots, unauthentic
 from cisfs.layer import slotarea
+from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.image_reader import ImageReader
+from cisfs.layer.sealed_file import (
+    check_same,
+    check_size,
+    lock,
+    naming,
+    open_file,
+    read_header,
+    stored,
+)
 
 KEPT_UNITS = 32  # 2 MiB for each reader, with units of 64 KiB
-
-_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait for ever
 
 
 def describe(path: Path) -> dict[str, object]:
@@ -61,6 +60,7 @@ def describe(path: Path) -> dict[str, object]:
         "image_size": header.image_size,
         "stored_size": header.geometry.stored_size,
         "slots": describe_slots(text.slots),
+        "signatures": describe_signatures(text.signatures, header.identity),
     }
 
 
@@ -106,10 +106,10 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
         after = replace(found, slots=make(found.slots), mac=b"", revision=found.revision + 1)
         return replace(after, mac=slots_mac(after, keys))
 
-    fd = _open_file(path, os.O_RDWR)
+    fd = open_file(path, os.O_RDWR)
     try:
-        with _naming(path):
-            _check_same(LayerHeader.parse(os.pread(fd, HEADER_SIZE, 0)), header)
+        with naming(path):
+            check_same(read_header(fd), header.identity)
             slotarea.update(fd, changed)
     finally:
         os.close(fd)
@@ -143,20 +143,28 @@ class SealedLayer:
         self._keys = keys
 
     @classmethod
-    def open(cls, path: Path, credential: Opener | Callable[[], Opener]) -> Self:
+    def open(
+        cls,
+        path: Path,
+        credential: Opener | Callable[[], Opener],
+        admission: Admission | None = None,
+    ) -> Self:
         """Open the layer at `path`, locked against changes; of the image nothing is read yet.
 
-        `credential` may be a function, called only when the layer is there and as it should be.
-        Raises NotAVaultError, FormatError, UnsupportedVersionError, BusyError, WrongKeyError,
-        IntegrityError, OSError.
+        `credential` may be a function, called only when the layer is there and as it should be, and
+        when `admission`, which is asked before, has let it in.  Raises NotAVaultError, FormatError,
+        UnsupportedVersionError, BusyError, WrongKeyError, IntegrityError, OSError, what `admission`
+        raises.
         """
-        fd = _open_file(path)
+        fd = open_file(path)
         try:
-            with _naming(path):
-                header = _read_header(fd)
-                _lock(fd, path)
+            with naming(path):
+                header = read_header(fd)
+                lock(fd, path)
                 text = slotarea.read(fd).text
-                _check_size(fd, header)
+                check_size(fd, header)
+            if admission is not None:
+                admission(Candidate(path, fd, header.identity, text.signatures))
             offered = credential() if callable(credential) else credential
             _, keys = _opened(path, header, text, offered)
         except BaseException:
@@ -195,66 +203,6 @@ class SealedLayer:
         self.close()
 
 
-def _open_file(path: Path, access: int = os.O_RDONLY) -> int:
-    try:
-        fd = os.open(path, access | _OPEN_FLAGS)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotAVaultError(f"{path} is not a sealed layer: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise NotAVaultError(f"{path} is not a sealed layer: it is not a regular file")
-    return fd
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say which layer an error is about, and what to do."""
-    try:
-        yield
-    except NotAVaultError as error:
-        raise NotAVaultError(f"{path} is not a sealed layer: {error}") from None
-    except UnsupportedVersionError as error:
-        raise UnsupportedVersionError(f"{path}: {error}") from None
-    except (FormatError, IntegrityError) as error:
-        raise type(error)(f"{path}: {error}; fetch it again or restore it from a backup") from None
-
-
-def stored(path: Path) -> tuple[LayerHeader, SlotText]:
-    """Return the header and the key slots of the layer at `path`; nothing is authenticated.
-
-    Raises as `describe` does.
-    """
-    fd = _open_file(path)
-    try:
-        with _naming(path):
-            header, text = _read_header(fd), slotarea.read(fd).text
-            _check_size(fd, header)
-    finally:
-        os.close(fd)
-    return header, text
-
-
-def _read_header(fd: int) -> LayerHeader:
-    return LayerHeader.parse(os.pread(fd, HEADER_SIZE, 0))
-
-
-def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(
-            f"layer {path} is being changed by another cisfs command; try again when it is done"
-        ) from None
-
-
-def _check_size(fd: int, header: LayerHeader) -> None:
-    stored, right = os.fstat(fd).st_size, header.geometry.stored_size
-    if stored < right:
-        raise FormatError(f"cut off: it has {stored} bytes instead of {right}")
-    if stored > right:
-        raise FormatError(f"{stored - right} bytes were appended to it")
-
-
 def _opened(
     path: Path, header: LayerHeader, text: SlotText, opener: Opener
 ) -> tuple[SecretKey, LayerKeys]:
@@ -262,7 +210,7 @@ def _opened(
 
     Header and slots are authentic under them.
     """
-    with _naming(path):
+    with naming(path):
         master = open_slots(text.slots, opener, header.layer_id)
         keys = LayerKeys.derive(master, header.layer_id)
         if not compare_digest(hmac_digest(keys.header_mac, header.body(), "sha256"), header.mac):
@@ -274,8 +222,3 @@ def _opened(
 def _check_slots(text: SlotText, keys: LayerKeys) -> None:
     if not compare_digest(slots_mac(text, keys), text.mac):
         raise IntegrityError("its key slots were altered by someone without the key")
-
-
-def _check_same(found: LayerHeader, header: LayerHeader) -> None:
-    if found.pack() != header.pack():
-        raise BusyError("it was replaced by another layer just now; try again")

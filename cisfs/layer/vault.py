@@ -34,6 +34,7 @@ from cisfs.format.geometry import Geometry
 from cisfs.format.names import NEW_VAULT_FILE, VAULT_FILE
 from cisfs.keys.credentials import MasterKey, Opener, Recipients
 from cisfs.keys.slots import SlotChange, describe_slots, new_slots, open_slots, unauthentic
+from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
@@ -149,17 +150,21 @@ class Vault:
         credential: Opener | Callable[[], Opener],
         *,
         read_only: bool = False,
+        admission: Admission | None = None,
     ) -> Self:
         """Open and lock the vault at `path`; what a crash left in flight is mended.
 
-        `credential` may be a function, called only when the vault is there and free.  Raises
-        NotAVaultError, FormatError, UnsupportedVersionError, WrongKeyError, IntegrityError,
-        BusyError, OSError.
+        `credential` may be a function, called only when the vault is there and free, and when
+        `admission`, which is asked before, has let it in.  Raises NotAVaultError, FormatError,
+        UnsupportedVersionError, WrongKeyError, IntegrityError, BusyError, OSError, what
+        `admission` raises.
         """
         fd = _open_directory(path)
         try:
             config = _read_config(fd, path)
             _lock(fd, path, read_only)
+            if admission is not None:
+                admission(Candidate(path, fd))
             vault = cls(path, fd, config, read_only)
             vault._unlock(credential() if callable(credential) else credential)
             vault._begin()

@@ -13,6 +13,7 @@ from cisfs.errors import CisfsError, FormatError, NotAVaultError, UnsupportedVer
 from cisfs.format.config import SlotFields, b64
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import MAX_IMAGE_SIZE, SLOTS_SIZE
+from cisfs.format.signatures import Signature
 from cisfs.format.slotarea import AREAS_SIZE, MAX_TEXT, SlotAreas, SlotText
 
 HEADER = LayerHeader(65536, 5 * 4096, bytes(range(16)), b"r" * 32, b"m" * 32)
@@ -168,15 +169,15 @@ def test_more_key_slots_than_there_is_room_for_are_the_callers_mistake() -> None
         (area(b'{"mac":"","slots":[{"type":"x"}]}'), "key slots damaged: mac has 0 bytes"),
         (
             area(b'{"signatures":[],"slots":[{"type":"x"}]}'),
-            "key slots damaged: signatures is not a list of 1 to 64 of them",
+            "key slots damaged: signatures is not a list of 1 to 64 signatures",
         ),
         (
             area(b'{"signatures":[{"signer":""}],"slots":[{"type":"x"}]}'),
-            "key slots damaged: a signature is not an object of signer and signature",
+            "key slots damaged: a signature is not an object with signer and",
         ),
         (
-            area(b'{"signatures":[{"signature":1,"signer":""}],"slots":[{"type":"x"}]}'),
-            "key slots damaged: a signature has a field that is not text",
+            area(b'{"signatures":[{"signature":1,"signer":"!"}],"slots":[{"type":"x"}]}'),
+            "key slots damaged: a signer is not base64",
         ),
         (area(spelled([{}])), "key slots damaged: a key slot is not an object with a type"),
         (area(spelled([{"type": "x", "y": []}])), "key slots damaged: a key slot has a field that"),
@@ -189,11 +190,11 @@ def test_bad_key_slots_are_refused(data: bytes, words: str) -> None:
 
 
 def test_what_goes_with_the_slots_round_trips() -> None:
-    signature: SlotFields = {"signer": "a", "signature": "b"}
+    first, *_ = signatures = tuple(Signature(bytes([at]) * 32, bytes(64)) for at in range(64))
     for text in (
         SlotText((SLOT,), b"m" * 32),
-        SlotText((SLOT,), b"", (signature,) * 64),
-        SlotText((SLOT, SLOT), b"m" * 32, (signature,), 3),
+        SlotText((SLOT,), b"", signatures),
+        SlotText((SLOT, SLOT), b"m" * 32, (first,), 3),
     ):
         assert SlotText.parse(text.pack()) == text
 

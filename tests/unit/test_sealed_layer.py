@@ -389,6 +389,7 @@ def test_describe_says_what_anyone_may_know(path: Path) -> None:
             "image_size": len(IMAGE),
             "stored_size": path.stat().st_size,
             "slots": [{"id": slot_id(slot), "type": "key-file"}],
+            "signatures": [],
         }
     os.truncate(path, 200_000)
     with pytest.raises(FormatError, match="cut off: it has 200000 bytes instead of 1376256"):

@@ -9,7 +9,7 @@ import pytest
 
 from cisfs.crypto import signatures
 from cisfs.crypto.signatures import SigningKey, is_valid, sign, signer_of
-from cisfs.errors import FormatError, UnsupportedVersionError
+from cisfs.errors import FormatError, UnsupportedVersionError, UsageError
 from cisfs.format.signatures import (
     MAX_SIGNATURES,
     MAX_SIZE,
@@ -179,7 +179,7 @@ def test_a_signer_signs_once() -> None:
 def test_there_is_an_end_to_signing() -> None:
     full = many(MAX_SIGNATURES)
     assert len(added(full, Signature(full[3].signer, b"x" * 64))) == MAX_SIGNATURES
-    with pytest.raises(ValueError, match="64 signatures already"):
+    with pytest.raises(UsageError, match="64 signatures already"):
         added(full, signed())
 
 
