@@ -24,6 +24,7 @@ from cisfs.build.request import UNCOMPRESSED, Kind, Request
 from cisfs.build.superblock import check_image
 from cisfs.build.tar import Limits, index_tar
 from cisfs.build.vault_source import index_vault
+from cisfs.crypto.signatures import SigningKey
 from cisfs.format.sealed_geometry import LayerGeometry
 from cisfs.keys.credentials import Identities, Opener, Recipients
 from cisfs.layer.sealing import Image, StoredImage, seal_image
@@ -55,11 +56,13 @@ def seal(
     recipients: Recipients,
     vault_opener: Opener | None,
     progress: Progress,
+    signing_key: SigningKey | None = None,
 ) -> Sealed:
     """Seal for `recipients`; `vault_opener` opens a source that is a vault.
 
-    The output appears whole or not at all, and nothing else is left behind.  Raises CisfsError,
-    OSError, and Interrupted in a block of `interrupts.raised`.
+    With a `signing_key` the layer is signed.  The output appears whole or not at all, and nothing
+    else is left behind.  Raises CisfsError, OSError, and Interrupted in a block of
+    `interrupts.raised`.
     """
     began = time.monotonic()
     _keep_memory_private()
@@ -74,6 +77,7 @@ def seal(
             unit_size=request.unit_size,
             workers=request.workers,
             force=request.force,
+            signing_key=signing_key,
             progress=progress.update,
         )
         interrupts.settle()  # the layer is there

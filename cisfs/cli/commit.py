@@ -30,6 +30,7 @@ example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
+    from cisfs.cli.seal import add_sign_option
     from cisfs.keys.options import add_making_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_sign_option(parser)
     add_making_options(parser)
 
 
@@ -61,13 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     from cisfs.build import request
-    from cisfs.cli.seal import seal_and_report
+    from cisfs.cli.seal import seal_and_report, signing_key_of
     from cisfs.keys.options import recipients
     from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
     from cisfs.runtime import commit
 
     writes = commit.find(args.container)
     args.output = request.check_output(args.output, force=args.force)
+    signing_key = signing_key_of(args)
     made_for = recipients(args, f"new passphrase for {args.output}")
     # Paused: a directory that became a symlink under our eyes would lead out of the container.
     with writes.paused(), writes.shown() as directory:
@@ -81,4 +84,4 @@ def _run(args: argparse.Namespace) -> None:
             workers=None,
             force=args.force,
         )
-        seal_and_report(args, wanted, made_for)
+        seal_and_report(args, wanted, made_for, signing_key=signing_key)

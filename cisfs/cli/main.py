@@ -23,6 +23,7 @@ COMMANDS = (
     "mount",
     "umount",
     "seal",
+    "sign",
     "run",
     "commit",
     "ps",

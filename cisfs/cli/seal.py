@@ -20,6 +20,7 @@ from cisfs.cli.arguments import size, unit_size, workers
 if TYPE_CHECKING:
     from cisfs.build.request import Request
     from cisfs.build.seal import Sealed
+    from cisfs.crypto.signatures import SigningKey
     from cisfs.keys.credentials import Opener, Recipients
 
 HELP = "make a sealed layer of a directory, vault, tar or EROFS image"
@@ -51,6 +52,7 @@ is no way in without the passphrase or key.  Keep a copy of it.
 examples:
   cisfs seal ./private-files -o private.cis
   cisfs seal --key-file layer.key secrets.vault -o secrets.cis
+  cisfs seal --sign publisher.key ./private-files -o private.cis
   tar c -C private-files . | cisfs seal --key-file layer.key - -o private.cis
 """
 
@@ -102,8 +104,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_sign_option(parser)
     add_making_options(parser)
     _add_source_key_options(parser)
+
+
+def add_sign_option(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the option that signs what is sealed."""
+    parser.add_argument(
+        "--sign",
+        metavar="FILE",
+        help="sign the layer with this private key, and put the signature into it; see cisfs sign",
+    )
 
 
 def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
@@ -163,9 +175,17 @@ def _run(args: argparse.Namespace) -> int:
         force=args.force,
     )
     _check_standard_input(args)
+    signing_key = signing_key_of(args)
     recipients, vault_opener = _keys(args, wanted)
-    seal_and_report(args, wanted, recipients, vault_opener)
+    seal_and_report(args, wanted, recipients, vault_opener, signing_key)
     return 0
+
+
+def signing_key_of(args: argparse.Namespace) -> SigningKey | None:
+    """Return the key of `args.sign`, if there is one.  Raises as `signing.signing_key` does."""
+    from cisfs.keys import signing
+
+    return signing.signing_key(args.sign) if args.sign is not None else None
 
 
 def seal_and_report(
@@ -173,6 +193,7 @@ def seal_and_report(
     wanted: Request,
     recipients: Recipients,
     vault_opener: Opener | None = None,
+    signing_key: SigningKey | None = None,
 ) -> None:
     """Seal, and say what was made as `args.json` and `args.quiet` have it.
 
@@ -184,7 +205,8 @@ def seal_and_report(
 
     watched = sys.stderr.isatty() and not (args.json or args.quiet)
     try:
-        sealed = seal(wanted, recipients, vault_opener, Progress(sys.stderr if watched else None))
+        progress = Progress(sys.stderr if watched else None)
+        sealed = seal(wanted, recipients, vault_opener, progress, signing_key)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CisfsError(

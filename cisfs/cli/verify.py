@@ -28,12 +28,18 @@ takes a backup.
 
 A sealed layer is never mended: fetch it again.
 
-exit status: 0 when all is well or mended, 19 when damage remains.
+With --signer no key is needed: the signature is checked, which is embedded, in LAYER.sig or in a
+file of --signature, and that the layer has the very content that was signed.  With several, all
+of them must have signed.
+
+exit status: 0 when all is well or mended, 19 when damage remains, 21 when a signature is missing or
+wrong.
 
 examples:
   cisfs verify secrets.vault
   cisfs verify --json --key-file vault.key secrets.vault
   cisfs verify --key-file layer.key secrets.cis
+  cisfs verify --signer publisher.pub --signature secrets.cis.sig secrets.cis
 """
 
 
@@ -46,6 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("layer", metavar="LAYER", type=Path, help="the vault or sealed layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--salvage", action="store_true", help="mend what a crash left half done")
+    signed = parser.add_argument_group("signatures")
+    signed.add_argument(
+        "--signer",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="require the signature of this public key, a PEM file or ed25519:BASE64, and use no "
+        "key of the layer",
+    )
+    signed.add_argument(
+        "--signature",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="take signatures from FILE, too",
+    )
     add_key_options(parser)
 
 
@@ -57,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.salvage and is_sealed(args.layer):
         raise UsageError(f"{args.layer} is a sealed layer, and those are never mended")
+    if args.signer:
+        return _verify_signed(args)
+    if args.signature:
+        raise UsageError("--signature takes a --signer, whose signature is to be in it")
     layer = open_layer(
         args.layer,
         lambda: unlocked.opener(args.layer, args),
@@ -67,6 +94,25 @@ def run(args: argparse.Namespace) -> int:
         damaged = report(args.layer, _findings(layer, salvage=args.salvage))
     finally:
         layer.close()
+    return DamageFound.exit_code if damaged else 0
+
+
+def _verify_signed(args: argparse.Namespace) -> int:
+    from cisfs.errors import DamageFound, UsageError
+    from cisfs.keys import signing
+    from cisfs.layer import admission
+    from cisfs.layer.opening import is_sealed
+    from cisfs.layer.policy import Signer
+    from cisfs.layer.sealed_file import carried
+    from cisfs.layer.sealed_verify import verify_sealed
+
+    if args.layer.is_dir() and not is_sealed(args.layer):
+        raise UsageError(f"{args.layer} is no sealed layer, and only those can be signed")
+    wanted = [Signer(signing.signer(text), text) for text in args.signer]
+    with carried(args.layer) as layer:
+        admission.require(layer.candidate, wanted, args.signature)
+        report = _print_json if args.json else _print_lines
+        damaged = report(args.layer, verify_sealed(layer))
     return DamageFound.exit_code if damaged else 0
 
 

@@ -1,7 +1,8 @@
 """Checking a whole sealed layer: every unit, and every block of the hash tree.
 
-Decrypts nothing; the header, key slots and reserved area were checked when the layer was opened.
-Works in forked processes over one layer that is open; knows no FUSE.
+Decrypts nothing and takes no key; the header, key slots and reserved area were checked when the
+layer was opened or, with a signature in the key's place, found.  Works in forked processes over one
+layer that is open; knows no FUSE.
 """
 
 from __future__ import annotations
@@ -9,16 +10,39 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Protocol
 
 from cisfs.crypto.hashes import unit_hash
 from cisfs.errors import IntegrityError
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import LayerGeometry
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import HashTree
-from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.verify import Finding
 
 
-def verify_sealed(layer: SealedLayer, workers: int | None = None) -> Iterator[Finding]:
+class Hashed(Protocol):
+    """A layer whose header can be believed: opened with its key, or signed."""
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+
+    @property
+    def fd(self) -> int:
+        """What it is read from."""
+
+    @property
+    def header(self) -> LayerHeader:
+        """The header, with the root of the hash tree."""
+
+    @property
+    def geometry(self) -> LayerGeometry:
+        """Where everything lies in it."""
+
+
+def verify_sealed(layer: Hashed, workers: int | None = None) -> Iterator[Finding]:
     """Read everything in `layer` and yield what is damaged, in the order of the image.
 
     A finding's path is the layer's name.  Where a block of the hash tree is damaged, it is one
@@ -43,7 +67,7 @@ def verify_sealed(layer: SealedLayer, workers: int | None = None) -> Iterator[Fi
 class _Check:
     """Checks the units below one block of level 0 after the other; one in each process."""
 
-    def __init__(self, layer: SealedLayer) -> None:
+    def __init__(self, layer: Hashed) -> None:
         self._name = layer.path.name
         self._fd = layer.fd
         self._geometry = layer.geometry

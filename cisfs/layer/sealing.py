@@ -20,11 +20,13 @@ from typing import Protocol
 
 from cisfs.crypto.hashes import HASH_SIZE, unit_hash
 from cisfs.crypto.keys import ID_SIZE, LayerKeys, SecretKey
+from cisfs.crypto.signatures import SigningKey
 from cisfs.crypto.units import XtsCipher
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, LayerGeometry, whole_blocks
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Recipients
+from cisfs.keys.signing import signature_of
 from cisfs.keys.slots import new_slots
 from cisfs.layer.fallocate import allocate
 from cisfs.layer.forked import share_out
@@ -71,15 +73,16 @@ def seal_image(
     unit_size: int = DEFAULT_UNIT_SIZE,
     workers: int | None = None,
     force: bool = False,
+    signing_key: SigningKey | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> str:
     """Seal `image`, and return the identity.
 
-    The layer appears at `output` whole or not at all, and each of `recipients` opens it.  `image`
-    is read in `workers` processes (default: one for each CPU we may use); `progress` is told how
-    many bytes are done.  Raises ValueError for a size that cannot be (see `LayerGeometry`),
-    UsageError if there is something at `output` and not `force`, what reading the image raises,
-    OSError.
+    The layer appears at `output` whole or not at all, each of `recipients` opens it, and with a
+    `signing_key` it is signed.  `image` is read in `workers` processes (default: one for each CPU
+    we may use); `progress` is told how many bytes are done.  Raises ValueError for a size that
+    cannot be (see `LayerGeometry`), UsageError if there is something at `output` and not `force`,
+    what reading the image raises, OSError.
     """
     geometry = LayerGeometry(unit_size, image.size)
     with whole_file(output, replace=force) as fd:
@@ -94,8 +97,12 @@ def seal_image(
                 done += sealing.batch_size(batch)
                 if progress is not None:
                     progress(done)
+        identity = sealing.finish(keys, layer_id).identity
+        if signing_key is not None:
+            text = SlotText.parse(slots)
+            slots = replace(text, signatures=(signature_of(signing_key, identity),)).pack()
         write_at(fd, slots, SLOTS_OFFSET)
-        return sealing.finish(keys, layer_id).identity
+        return identity
 
 
 def packed_slots(layer_key: SecretKey, layer_id: bytes, recipients: Recipients) -> bytes:

@@ -287,8 +287,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Recipients, Op
     calls: list[tuple[Request, Recipients, Opener | None]] = []
 
     def stand_in(
-        wanted: Request, layer: Recipients, vault: Opener | None, _progress: object
+        wanted: Request, layer: Recipients, vault: Opener | None, _progress: object, key: object
     ) -> Sealed:
+        assert key is None
         calls.append((wanted, layer, vault))
         return SEALED
 
