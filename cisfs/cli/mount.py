@@ -95,7 +95,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Mount; return 0, or with --foreground the server's exit code."""
-    from cisfs.layer import unlocked
+    from cisfs.layer import admission, unlocked
     from cisfs.layer.opening import open_layer
     from cisfs.layer.sealed import SealedLayer
     from cisfs.mount import server
@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         args.source,
         lambda: unlocked.opener(args.source, args),
         read_only=args.read_only,
+        admission=admission.from_environment(),
     )
     running = server.start(layer, args.mountpoint, options)
     layer.abandon()

@@ -92,12 +92,13 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
 def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> Opened:
     """Open the layers, those that are unlocked without asking, the others with one key for all."""
     from cisfs.keys.credentials import typed
-    from cisfs.layer import unlocked
+    from cisfs.layer import admission, unlocked
     from cisfs.runtime.holdings import open_layers
 
+    admits = admission.from_environment()
     purpose = "passphrase for " + ", ".join(map(str, paths))
     key = cache(lambda: typed(purpose))
-    return open_layers(paths, lambda path: unlocked.opener(path, args, key))
+    return open_layers(paths, lambda path: unlocked.opener(path, args, key), admits)
 
 
 def _master_keys(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, SecretKey]:

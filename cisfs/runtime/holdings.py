@@ -15,6 +15,7 @@ from pathlib import Path
 from cisfs.errors import CisfsError, NoKeyError, WrongKeyError
 from cisfs.keys import keyring
 from cisfs.keys.credentials import Identities, MasterKey, Opener
+from cisfs.layer.candidate import Admission
 from cisfs.layer.opening import Layer, key_id, open_layer
 
 
@@ -35,11 +36,15 @@ class Opened:
     kept: frozenset[str]
 
 
-def open_layers(paths: Iterable[Path], opener: Callable[[Path], Opener]) -> Opened:
+def open_layers(
+    paths: Iterable[Path],
+    opener: Callable[[Path], Opener],
+    admission: Admission | None = None,
+) -> Opened:
     """Open layers read-only, with what `opener` returns for each; all of them or none.
 
-    Raises what `open_layer` and `opener` raise; after several keys were
-    tried, the WrongKeyError names the layer.
+    `admission` is asked before `opener` is.  Raises what they and `open_layer` raise; after several
+    keys were tried, the WrongKeyError names the layer.
     """
     layers: list[Layer] = []
     holdings: list[Holding] = []
@@ -58,7 +63,7 @@ def open_layers(paths: Iterable[Path], opener: Callable[[Path], Opener]) -> Open
         for path in paths:
             key = key_id(path)
             try:
-                layer = open_layer(path, partial(credential, path, key))
+                layer = open_layer(path, partial(credential, path, key), admission=admission)
             except WrongKeyError as error:
                 if key not in tried:
                     raise

@@ -44,8 +44,8 @@ class Site:
         subprocess.run(
             ["chroot", self.rootfs, "/bin/busybox", "--install", "-s", "/bin"], check=True
         )
+        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())}
         self._locked: list[Path] = []
-
         self._containers: list[str] = []
 
     # -- layers ------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Site:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=complaints,
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())},
+                env=self.environment,
                 timeout=PATIENCE,
                 check=False,
                 cwd=Path.cwd(),

@@ -14,6 +14,7 @@ def test_all_words_but_our_own_options_are_for_runc() -> None:
         "--runtime-binary",
         "/usr/bin/crun",
         "--store=/s",
+        "--policy=/p",
         "--log",
         "l",
         "--debug",
@@ -23,7 +24,7 @@ def test_all_words_but_our_own_options_are_for_runc() -> None:
     ]
     parsed = line.parse(given)
     assert parsed.words == ["--root", "/r", "--log", "l", "--debug", "state", "--x", "id"]
-    assert parsed.own == {"runtime-binary": "/usr/bin/crun", "store": "/s"}
+    assert parsed.own == {"runtime-binary": "/usr/bin/crun", "store": "/s", "policy": "/p"}
     assert (parsed.command, parsed.container) == ("state", "id")
 
 

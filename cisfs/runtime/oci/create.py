@@ -104,6 +104,7 @@ def _mount(
         root=line.root,
         ends_at_once=spec.has_own_pid_namespace(config),
         stop_signal=spec.stop_signal(config),
+        policy=Path(line.own["policy"]).absolute() if "policy" in line.own else None,
     )
     _have_kept(task)
     changed = spec.rewritten(

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
+from cisfs.layer import admission
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.store import resolve
 from cisfs.layer.unlocked import credential_for
@@ -56,7 +57,8 @@ class Task:
     `base` is the public root filesystem, `runtime` the program that is to create the container,
     `root` where that keeps its state, `pid_file` where
     it writes the first process's number; `ends_at_once`: no process outlives the first;
-    `stop_signal` names what asks the container to end, None where the engine does not say.
+    `stop_signal` names what asks the container to end, None where the engine does not say; `policy`
+    is the trust policy, if it is not the host's.
     """
 
     container: str
@@ -72,6 +74,7 @@ class Task:
     root: str
     ends_at_once: bool
     stop_signal: str | None
+    policy: Path | None
 
 
 def keep(task: Task, report: int) -> int:
@@ -111,7 +114,9 @@ def _mount(task: Task, undo: ExitStack) -> tuple[Stack, Sequence[Holding]]:
         store=task.store,
         options=MountOptions(read_only=True, log_file=task.place.log, home=task.home),
     )
-    opened = holdings.open_layers(map(resolve, task.layers), credential_for)
+    # Not what the environment says: it is the engine's, and may be what that is told by others.
+    admits = admission.of_host(task.policy)
+    opened = holdings.open_layers(map(resolve, task.layers), credential_for, admits)
     gc.freeze()
     mounted = stack.mount(plan, opened.layers, undo)
     held = (*opened.holdings, *holdings.of_scratch(scratch_place(task.scratch, task.store)))

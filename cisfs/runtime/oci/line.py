@@ -6,8 +6,9 @@ Our own global options are taken out; all else is for runc, which judges it.  Im
 
 from __future__ import annotations
 
-# Ours: another runtime to become; where scratches are kept, instead of /var/lib/cisfs.
-_OWN = frozenset({"runtime-binary", "store"})
+# Ours: another runtime to become; where scratches are kept, instead of /var/lib/cisfs; the trust
+# policy, instead of /etc/cisfs/policy.toml.
+_OWN = frozenset({"policy", "runtime-binary", "store"})
 # Options whose value may be the next word: of runc 1.1, and crun's among the global ones.
 _GLOBAL = _OWN | {"log", "log-format", "root", "criu", "rootless", "cgroup-manager"}
 _OF_CREATE = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
