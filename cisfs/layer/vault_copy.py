@@ -18,7 +18,6 @@ from cisfs.errors import FormatError, IntegrityError
 from cisfs.layer.tree import ROOT, Attr, Change
 from cisfs.layer.vault_copy_node import NodeCopy, owner_of
 from cisfs.layer.wholetree import WholeTree
-from cisfs.layer.xattrs import ACL_NAMES
 
 
 class Unusable(Exception):
@@ -98,8 +97,6 @@ class TreeCopy:
         """Begin a directory: it is open to us, and has no entries that the source has not."""
         names = self._source.names(source)
         with _of_target():
-            for acl in ACL_NAMES.intersection(self._target.listxattr(target)):
-                self._target.removexattr(target, acl)  # nothing shall inherit it
             if stat.S_IMODE(self._target.getattr(target).mode) != 0o700:
                 self._target.setattr(target, Change(mode=0o700))
             for name in set(self._target.names(target)).difference(names):

@@ -222,6 +222,7 @@ def test_an_inherited_acl_gets_nowhere(path: Path) -> None:
     os.setxattr(path.parent, "system.posix_acl_default", ACL)
     rotate(path, KEY, KEY)
     is_rotated(path, before, old_id)
+    assert os.listxattr(path / "vault.json") == []
 
 
 def test_a_symlink_stays_one(path: Path) -> None:
@@ -480,6 +481,23 @@ def test_what_was_altered_does_not_get_into_the_result(path: Path) -> None:
 
 def copy(trees: list[Path], to: Path) -> None:
     subprocess.run(["cp", "-a", *trees, to], check=True)
+
+
+def test_a_hole_that_was_lost_is_made_again(path: Path) -> None:
+    """Its marker may not have got to the disk before a power cut."""
+    before, old_id = facts(path), vaults_of_cisfs.identifier(path)
+    interrupted(path, 1.0)
+    (sparse,) = [
+        each for each in regular(partial_directory(path)) if each.stat().st_size > 8000 * UNIT
+    ]
+    with sparse.open("r+b") as file:
+        file.seek(32)
+        assert any(file.read(32))
+        file.seek(32)
+        file.write(bytes(32))
+    assert rotate(path, KEY, KEY).continued
+    is_rotated(path, before, old_id)
+    assert vaults.findings(path) == []
 
 
 @pytest.mark.parametrize("at", range(0, 112, 5))
