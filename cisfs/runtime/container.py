@@ -46,7 +46,7 @@ class Running:
     def attend(self, inbox: Lower, time_up: TimeUp) -> Outcome:
         """Pass signals on until the container ends; end it when `cisfs run` is gone.
 
-        Or when its time is up.
+        When its time is up it is sent what `time_up` says, and the outcome tells so.
         """
         try:
             while not self._ended(inbox, time_up.wait()):

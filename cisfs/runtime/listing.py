@@ -222,7 +222,7 @@ def _container(record: dict[str, object]) -> Container:
             fields = json.loads(path.read_bytes())
         except ValueError:
             continue
-        holdings = tuple(Holding(**each) for each in fields["holdings"])
+        holdings = tuple(Holding(**each) for each in fields.get("holdings", ()))
         state = State(**{**fields, "command": tuple(fields["command"]), "holdings": holdings})
         return Container(int(str(keeper)), tuple(map(int, _list(log))), state)
     raise ValueError("a state that does not come to rest")

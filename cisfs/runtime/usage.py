@@ -67,7 +67,7 @@ def stop_all(wanted: Iterable[User], seconds: float) -> Iterator[tuple[User, Cis
 
 def _of_engines() -> Iterator[User]:
     for path, of in record.records():
-        held = tuple(Holding(**each) for each in of["holdings"])
+        held = tuple(Holding(**each) for each in of.get("holdings", ()))
         if held:
             identifier = of["container"]
             name = identifier[:_SHORT_ID] if len(identifier) == _LONG_ID else identifier

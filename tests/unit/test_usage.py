@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,26 @@ def test_containers_of_both_kinds_are_users(host: Path) -> None:
             made.remove()
             os.close(made.lock)
     assert not host.exists()
+
+
+def test_what_an_earlier_cisfs_started_is_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record, or its state in memory, does not say what it holds."""
+    place = record.claim("old")
+    place.write({"container": "old", "layers": []})
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "asdict", lambda state: asdict(state, dict_factory=without_holdings))
+        entry = Registration(State("e" * 32, "web", "", ("sh",), 1.0))
+    try:
+        assert [each.state.name for each in listing.containers()] == ["web"]
+        assert usage.users() == []
+    finally:
+        entry.withdraw()
+        place.remove()
+        os.close(place.lock)
+
+
+def without_holdings(fields: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in fields if name != "holdings"}
 
 
 @pytest.mark.parametrize(
