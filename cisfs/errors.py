@@ -16,10 +16,17 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
     |   +-- NoFuseError              18   this machine or container has no usable /dev/fuse
     +-- DamageFound                  19   `verify` ran to its end and found damage
     +-- UntrustedError               21   a signature that is asked for is missing or wrong
+    +-- RegistryError                22   a registry refused, failed, or sent what cannot be right
+    |   +-- UnreachableError         22   no answer, a broken connection, or "later": may heal
+    |   +-- LoginError               22   it wants a login, or this one may not do that
+    |   +-- NotFoundError            22   it has no such repository, manifest or blob
+    |   +-- RangeIgnoredError        22   it sends whole blobs only
+    |   +-- WrongContentError        22   it sent other bytes than the digest or size asked for
     +-- EngineError                 125   `run` itself failed before the container's command began
 
-Exit codes are part of the interface: scripts test for them, and none is ever reused.  A caller's
-own mistake raises ValueError, and the operating system's errors pass through as OSError.
+Exit codes are part of the interface: scripts test for them, and none is ever reused (a registry's
+errors share one: how to tell them apart is for programs that import this).  A caller's own mistake
+raises ValueError, and the operating system's errors pass through as OSError.
 """
 
 from __future__ import annotations
@@ -109,6 +116,32 @@ class UntrustedError(CisfsError):
     """A signature that the policy or the user asks for is missing or wrong; or the policy is."""
 
     exit_code = 21
+
+
+class RegistryError(CisfsError):
+    """A registry refused, failed, or sent what cannot be right."""
+
+    exit_code = 22
+
+
+class UnreachableError(RegistryError):
+    """No answer, a broken connection, or "not now": the same may succeed later."""
+
+
+class LoginError(RegistryError):
+    """The registry wants a login, or the one it got may not do what was asked."""
+
+
+class NotFoundError(RegistryError):
+    """The registry has no such repository, manifest or blob."""
+
+
+class RangeIgnoredError(RegistryError):
+    """The registry sends whole blobs, whatever part is asked for."""
+
+
+class WrongContentError(RegistryError):
+    """The registry sent other bytes than the digest or size asked for."""
 
 
 class EngineError(CisfsError):

@@ -68,6 +68,7 @@ exit status:
   12  wrong passphrase or key          19  verify found damage
   13  written by a newer cisfs         20  too little memory for a key slot
   21  a required signature is missing or wrong
+  22  a registry refused, failed or sent what cannot be right
                                       125  run failed before the command began
 """
 

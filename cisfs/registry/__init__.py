@@ -1,0 +1,1 @@
+"""OCI registries: references, blobs, manifests and referrers, over HTTP."""
