@@ -1,0 +1,86 @@
+"""Several blobs at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cisfs.errors import NotFoundError
+from cisfs.registry.download import Report
+from cisfs.registry.source import BytesSource
+from cisfs.registry.transfer import Job, transfer
+from tests.registry.conftest import Open
+from tests.registry.content import MIB, blob
+from tests.registry.harness.faults import RandomCuts
+from tests.registry.harness.proxy import Proxy
+
+
+def test_there_and_back(modern_front: Proxy, opened: Open, tmp_path: Path) -> None:
+    """Through a line that breaks, with one account of all."""
+    repository = opened(modern_front.name)
+    blobs = [blob(size, seed=size) for size in (3 * MIB, 2 * MIB, 700_000, 1, 0)]
+    total = sum(descriptor.size for descriptor, _ in blobs)
+    told: list[tuple[int, int]] = []
+
+    def up(number: int) -> Job:
+        descriptor, content = blobs[number]
+        source = BytesSource(content)
+        return Job(descriptor.size, lambda r: repository.upload(descriptor, source, report=r))
+
+    def down(number: int) -> Job:
+        descriptor, _ = blobs[number]
+
+        def run(report: Report) -> None:
+            with (tmp_path / str(number)).open("w+b") as file:
+                repository.download(descriptor, file.fileno(), report)
+
+        return Job(descriptor.size, run)
+
+    for direction in (up, down):
+        modern_front.cuts = RandomCuts(seed=5, count=5, span=500_000)
+        transfer([direction(n) for n in range(5)], lambda *now: told.append(now), workers=3)
+        assert told[-1] == (total, total)
+    for number, (_, content) in enumerate(blobs):
+        assert (tmp_path / str(number)).read_bytes() == content
+
+
+def test_they_run_at_the_same_time() -> None:
+    meeting = threading.Barrier(3, timeout=30)
+    transfer([Job(0, lambda _: meeting.wait())] * 3, workers=3)
+    transfer([])
+
+
+def test_the_first_error_ends_the_others() -> None:
+    started = threading.Event()
+    ended: list[bool] = []
+
+    def endless(report: Report) -> None:
+        started.set()
+        try:
+            while True:
+                report(1)
+        finally:
+            ended.append(True)
+
+    def failing(_: Report) -> None:
+        started.wait()
+        raise NotFoundError("gone")
+
+    with pytest.raises(NotFoundError, match="gone"):
+        transfer([Job(5, endless), Job(1, failing), Job(0, endless)], workers=2)
+    assert ended == [True]
+
+
+def test_an_interrupt_ends_all() -> None:
+    def interrupt(done: int, _: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    def counting(report: Report) -> None:
+        while True:
+            report(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        transfer([Job(10, counting)] * 2, interrupt, workers=2)
