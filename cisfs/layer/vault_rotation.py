@@ -108,12 +108,12 @@ class _Making:
             new = reopened(slots, request.opener, wanted, record.vault_id)
             if new is None or not hmac.compare_digest(self._mac(new, record), record.mac):
                 return None
+            if not are_for(slots, wanted, new, record.vault_id):
+                return None
             vault = Vault.open(self._new, MasterKey(new))
         except (NotAVaultError, FormatError, IntegrityError, WrongKeyError):
             return None
-        if vault.config.vault_id == record.vault_id and are_for(
-            vault.config.slots, wanted, new, record.vault_id
-        ):
+        if (vault.config.vault_id, vault.config.slots) == (record.vault_id, slots):
             return vault
         vault.close()
         return None
@@ -161,7 +161,8 @@ class _Making:
         request.switching(self._old.scratch_key(), vault.scratch_key())
         at, name = self._partial.directory, os.fsencode(self._path.name)
         there = os.stat(name, dir_fd=at, follow_symlinks=False)
-        if not os.path.samestat(there, os.fstat(self._old.fd)):
+        same = os.path.samestat(there, os.fstat(self._old.fd))
+        if not same or vaults.slots(self._path) != self._old.config.slots:
             raise CisfsError(f"{self._path} was changed while it was rotated: rotate it again")
         os.fsync(self._partial.fd)
         renameat2(at, name, self._partial.fd, NEW, RENAME_EXCHANGE)

@@ -23,8 +23,9 @@ from cisfs.errors import (
 )
 from cisfs.format.config import SlotFields
 from cisfs.format.rotation import LayerRecord
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Identities, MasterKey, Passphrase, RawKey, Recipients
-from cisfs.layer import partial, sealed, sealed_rotation
+from cisfs.layer import keyslots, partial, sealed, sealed_rotation, slotarea
 from cisfs.layer.opening import is_sealed
 from cisfs.layer.partial import claimed_file, partial_file
 from cisfs.layer.rotation import rotate
@@ -305,6 +306,16 @@ def test_other_recipients_get_a_new_key(path: Path) -> None:
         image_of(path, OTHER)
 
 
+def test_who_was_dropped_cannot_hide_that_they_had_a_slot(path: Path) -> None:
+    interrupted(path, 3 * MIB, [KEY, OTHER])
+    with partial_file(path).open("r+b") as file:
+        slots = slotarea.read(file.fileno()).text.slots
+        file.seek(4096)
+        file.write(SlotText(slots[:1]).pack())
+    assert not rotate(path, KEY, KEY).continued
+    assert same(image_of(path), IMAGE)
+
+
 def test_one_more_recipient_gets_a_slot(path: Path) -> None:
     interrupted(path, 3 * MIB)
     assert not rotate(path, KEY, [KEY, OTHER]).continued
@@ -438,6 +449,17 @@ def test_a_layer_that_is_replaced_meanwhile_is_left_alone(path: Path) -> None:
     with pytest.raises(CisfsError, match=r"layer.cis was changed while it was rotated"):
         rotate(path, KEY, KEY, switching=replace)
     assert same(image_of(path), IMAGE[:4096])
+
+
+def test_keys_that_are_changed_meanwhile_are_not_lost(path: Path) -> None:
+    def add(*_: object) -> None:
+        keyslots.add(path, KEY, OTHER)
+
+    with pytest.raises(CisfsError, match="was changed while it was rotated"):
+        rotate(path, KEY, KEY, switching=add)
+    assert same(image_of(path, OTHER), IMAGE)
+    rotate(path, OTHER, [KEY, OTHER])
+    assert same(image_of(path, OTHER), IMAGE)
 
 
 @pytest.mark.parametrize("what", ["directory", "symlink", "fifo", "hard link"])

@@ -18,7 +18,9 @@ from cisfs.errors import BusyError, CisfsError, IntegrityError, UsageError, Wron
 from cisfs.format.config import SlotFields
 from cisfs.format.rotation import VaultRecord
 from cisfs.keys.credentials import MasterKey, RawKey, Recipients
-from cisfs.layer import partial, vault_rotation
+from cisfs.keys.reopening import are_for
+from cisfs.keys.slots import slot_id
+from cisfs.layer import keyslots, partial, vault_rotation
 from cisfs.layer import vault as vaults_of_cisfs
 from cisfs.layer.partial import partial_directory
 from cisfs.layer.rotation import rotate
@@ -569,6 +571,23 @@ def test_a_unit_that_was_zeroed_is_no_hole(memory_path: Path) -> None:
         file.write(bytes(UNIT + 16))
     with pytest.raises(IntegrityError, match=r"^/file: unit 3 was altered"):
         rotate(path, KEY, KEY)
+
+
+def test_keys_that_are_changed_meanwhile_are_not_lost(path: Path) -> None:
+    """Nor does one come back that was removed."""
+    old_id = vaults_of_cisfs.identifier(path)
+    keyslots.add(path, KEY, OTHER)
+
+    def remove(*_: object) -> None:
+        (mine,) = [each for each in keyslots.slots(path) if are_for([each], OTHER, master, old_id)]
+        keyslots.remove(path, KEY, [slot_id(mine)])
+
+    master = vaults_of_cisfs.master_key(path, KEY)
+    with pytest.raises(CisfsError, match="was changed while it was rotated"):
+        rotate(path, KEY, [KEY, OTHER], switching=remove)
+    before = facts(path)
+    assert not rotate(path, KEY, KEY).continued
+    is_rotated(path, before, old_id)
 
 
 def test_a_name_that_cannot_be_read_ends_it(path: Path) -> None:
