@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -292,12 +293,16 @@ class Faulty:
                     assert isinstance(offset, int)
                     again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
                     part = bytes(data)[:200]  # type: ignore[call-overload]  # less than a slot
-                    self.part = lambda: self._really_pwrite(again, part, offset)
+                    self.part = partial(self._write_part, again, part, offset)
                 raise Stopped
             self.left -= 1
             return call(*words, **more)
 
         return counted
+
+    def _write_part(self, fd: int, part: bytes, offset: int) -> None:
+        self._really_pwrite(fd, part, offset)
+        os.close(fd)
 
     def do_part(self) -> None:
         """Do a part of the write that was not done."""
