@@ -22,6 +22,7 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
     |   +-- NotFoundError            22   it has no such repository, manifest or blob
     |   +-- RangeIgnoredError        22   it sends whole blobs only
     |   +-- WrongContentError        22   it sent other bytes than the digest or size asked for
+    +-- BaseMismatchError            23   a sealed layer and what lies below do not belong together
     +-- EngineError                 125   `run` itself failed before the container's command began
 
 Exit codes are part of the interface: scripts test for them, and none is ever reused (a registry's
@@ -142,6 +143,12 @@ class RangeIgnoredError(RegistryError):
 
 class WrongContentError(RegistryError):
     """The registry sent other bytes than the digest or size asked for."""
+
+
+class BaseMismatchError(CisfsError):
+    """A sealed layer is bound to another base than the one below it."""
+
+    exit_code = 23
 
 
 class EngineError(CisfsError):

@@ -69,6 +69,7 @@ exit status:
   13  written by a newer cisfs         20  too little memory for a key slot
   21  a required signature is missing or wrong
   22  a registry refused, failed or sent what cannot be right
+  23  a sealed layer is bound to another base
                                       125  run failed before the command began
 """
 

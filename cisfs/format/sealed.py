@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cisfs.errors import FormatError, NotAVaultError, UnsupportedVersionError
+from cisfs.errors import BaseMismatchError, FormatError, NotAVaultError, UnsupportedVersionError
+from cisfs.format.config import canonical
 from cisfs.format.geometry import MAX_UNIT_SIZE, MIN_UNIT_SIZE
 from cisfs.format.sealed_geometry import HASH_SIZE, HEADER_SIZE, LayerGeometry
 
@@ -18,8 +20,11 @@ MAGIC = b"CISFSSL\0"
 VERSION = 1
 EROFS = 1  # what the image is
 
-# magic, version, log2 of the unit size, kind of image, zeros, id, image size, zeros, root, zeros
-_HEADER = struct.Struct("<8sHBB4s16sQ8s32s3984s")
+UNBOUND = bytes(HASH_SIZE)  # the base of a layer that is bound to nothing
+
+# magic, version, log2 of the unit size, kind of image, zeros, id, image size, zeros, root, base,
+# zeros
+_HEADER = struct.Struct("<8sHBB4s16sQ8s32s32s3952s")
 _START = struct.Struct("<8sH")
 
 
@@ -32,12 +37,13 @@ class LayerHeader:
     layer_id: bytes  # 16 bytes
     root: bytes  # 32 bytes
     mac: bytes = field(default=b"", compare=False)  # 32 bytes, HMAC-SHA-256
+    base: bytes = UNBOUND  # 32 bytes, `base_of` the layers below
 
     def body(self) -> bytes:
         """Return the bytes that the authentication code covers."""
         log2 = self.unit_size.bit_length() - 1
         start = (MAGIC, VERSION, log2, EROFS, b"", self.layer_id)
-        return _HEADER.pack(*start, self.image_size, b"", self.root, b"")
+        return _HEADER.pack(*start, self.image_size, b"", self.root, self.base, b"")
 
     def pack(self) -> bytes:
         """Return the header's bytes."""
@@ -62,7 +68,7 @@ class LayerHeader:
         _check_start(data)
         if len(data) < HEADER_SIZE:
             raise FormatError(f"layer header truncated to {len(data)} bytes")
-        _, _, log2, kind, zeros, layer_id, size, more, root, rest = _HEADER.unpack_from(data)
+        _, _, log2, kind, zeros, layer_id, size, more, root, base, rest = _HEADER.unpack_from(data)
         if not MIN_UNIT_SIZE <= 1 << log2 <= MAX_UNIT_SIZE:
             raise FormatError(f"layer header damaged: unit size 2**{log2}")
         if kind != EROFS:
@@ -70,12 +76,33 @@ class LayerHeader:
         if any(zeros) or any(more) or any(rest):
             raise FormatError("layer header damaged: reserved bytes are not zero")
         mac = data[_HEADER.size : HEADER_SIZE]
-        header = cls(1 << log2, size, layer_id, root, mac)
+        header = cls(1 << log2, size, layer_id, root, mac, base)
         try:
             _ = header.geometry
         except ValueError as error:
             raise FormatError(f"layer header damaged: {error}") from None
         return header
+
+
+def base_of(diff_ids: Sequence[str]) -> bytes:
+    """Return what binds a layer to the layers below it: 32 bytes.
+
+    `diff_ids` are those layers' in the image's configuration, the lowest first (OCI image-spec,
+    config.md, "Layer DiffID").
+    """
+    return hashlib.sha256(canonical(list(diff_ids))).digest()
+
+
+def check_base(header: LayerHeader, diff_ids: Sequence[str]) -> None:
+    """Raise BaseMismatchError if the layer belongs on other layers than those with `diff_ids`.
+
+    One that is bound to nothing goes on everything.
+    """
+    if header.base not in (UNBOUND, base_of(diff_ids)):
+        raise BaseMismatchError(
+            f"layer {header.identity} was sealed to go on another base than the {len(diff_ids)} "
+            "layers below it here: use the image that it was made for, or bind it anew (--rebase)"
+        )
 
 
 def _check_start(data: bytes) -> None:

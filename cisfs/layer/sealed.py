@@ -59,6 +59,7 @@ def describe(path: Path) -> dict[str, object]:
         "unit_size": header.unit_size,
         "image_size": header.image_size,
         "stored_size": header.geometry.stored_size,
+        "base": None if header.base == form.UNBOUND else f"sha256:{header.base.hex()}",
         "slots": describe_slots(text.slots),
         "signatures": describe_signatures(text.signatures, header.identity),
     }
@@ -180,6 +181,11 @@ class SealedLayer:
     def scratch_key(self) -> SecretKey:
         """Return the key of persistent scratches made for this layer's containers."""
         return self._keys.scratch
+
+    def rebound(self, base: bytes) -> LayerHeader:
+        """Return what the header would be if the layer were bound to another base."""
+        header = replace(self.header, base=base)
+        return replace(header, mac=hmac_digest(self._keys.header_mac, header.body(), "sha256"))
 
     def reader(
         self,

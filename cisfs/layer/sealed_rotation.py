@@ -162,7 +162,7 @@ class _Making:
     def take_place(self, request: Request) -> str:
         """Make it a layer, durable, and give it the old one's name; returns its identity."""
         self._done.leave_behind()
-        header = self._sealing.finish(self._keys, self.layer_id)
+        header = self._sealing.finish(self._keys, self.layer_id, self._layer.header.base)
         os.fsync(self._fd)
         os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._layer.fd).st_mode))
         request.switching(self._layer.scratch_key(), self._keys.scratch)

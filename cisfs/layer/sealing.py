@@ -22,7 +22,7 @@ from cisfs.crypto.hashes import HASH_SIZE, unit_hash
 from cisfs.crypto.keys import ID_SIZE, LayerKeys, SecretKey
 from cisfs.crypto.signatures import SigningKey
 from cisfs.crypto.units import XtsCipher
-from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed import UNBOUND, LayerHeader
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, LayerGeometry, whole_blocks
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Recipients
@@ -75,14 +75,16 @@ def seal_image(
     force: bool = False,
     signing_key: SigningKey | None = None,
     progress: Callable[[int], None] | None = None,
+    base: bytes = UNBOUND,
 ) -> str:
     """Seal `image`, and return the identity.
 
     The layer appears at `output` whole or not at all, each of `recipients` opens it, and with a
     `signing_key` it is signed.  `image` is read in `workers` processes (default: one for each CPU
-    we may use); `progress` is told how many bytes are done.  Raises ValueError for a size that
-    cannot be (see `LayerGeometry`), UsageError if there is something at `output` and not `force`,
-    what reading the image raises, OSError.
+    we may use); `progress` is told how many bytes are done.  `base` binds it to the layers below
+    (`cisfs.format.sealed.base_of`).  Raises ValueError for a size that cannot be (see
+    `LayerGeometry`), UsageError if there is something at `output` and not `force`, what reading
+    the image raises, OSError.
     """
     geometry = LayerGeometry(unit_size, image.size)
     with whole_file(output, replace=force) as fd:
@@ -97,7 +99,7 @@ def seal_image(
                 done += sealing.batch_size(batch)
                 if progress is not None:
                     progress(done)
-        identity = sealing.finish(keys, layer_id).identity
+        identity = sealing.finish(keys, layer_id, base).identity
         if signing_key is not None:
             text = SlotText.parse(slots)
             slots = replace(text, signatures=(signature_of(signing_key, identity),)).pack()
@@ -139,14 +141,15 @@ class Sealing:
         """Bytes of the image in a batch; only the last may have fewer than BATCH."""
         return min(BATCH, self.geometry.image_size - batch * BATCH)
 
-    def finish(self, keys: LayerKeys, layer_id: bytes) -> LayerHeader:
+    def finish(self, keys: LayerKeys, layer_id: bytes, base: bytes = UNBOUND) -> LayerHeader:
         """Write the tree above the leaves, which are all there, and the header; return that."""
         levels, root = build_tree(self.leaves)
         offset: int = self.geometry.tree_offset
         for level in levels:
             write_at(self.fd, level, offset)
             offset += len(level)
-        header = LayerHeader(self.geometry.unit_size, self.geometry.image_size, layer_id, root)
+        sizes = (self.geometry.unit_size, self.geometry.image_size)
+        header = LayerHeader(*sizes, layer_id, root, base=base)
         header = replace(header, mac=hmac_digest(keys.header_mac, header.body(), "sha256"))
         write_at(self.fd, header.pack(), 0)
         return header

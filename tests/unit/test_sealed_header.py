@@ -9,9 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from cisfs.errors import CisfsError, FormatError, NotAVaultError, UnsupportedVersionError
+from cisfs.errors import (
+    BaseMismatchError,
+    CisfsError,
+    FormatError,
+    NotAVaultError,
+    UnsupportedVersionError,
+)
 from cisfs.format.config import SlotFields, b64
-from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed import LayerHeader, base_of, check_base
 from cisfs.format.sealed_geometry import MAX_IMAGE_SIZE, SLOTS_SIZE
 from cisfs.format.signatures import Signature
 from cisfs.format.slotarea import AREAS_SIZE, MAX_TEXT, SlotAreas, SlotText
@@ -32,7 +38,7 @@ def patched(data: bytes, offset: int, new: bytes) -> bytes:
 @pytest.mark.parametrize("log2", range(12, 21))
 @pytest.mark.parametrize("size", [4096, 1 << 40, MAX_IMAGE_SIZE])
 def test_headers_round_trip(log2: int, size: int) -> None:
-    header = replace(HEADER, unit_size=1 << log2, image_size=size)
+    header = replace(HEADER, unit_size=1 << log2, image_size=size, base=bytes(range(32)))
     packed = header.pack()
     assert len(packed) == 4096
     assert LayerHeader.parse(packed) == LayerHeader.parse(packed + b"more") == header
@@ -47,6 +53,7 @@ def test_the_fields_lie_where_the_format_says() -> None:
     assert PACKED[16:48] == bytes(range(16)) + (5 * 4096).to_bytes(8, "little") + bytes(8)
     assert PACKED[48:80] == b"r" * 32
     assert PACKED[80:] == bytes(3984) + b"m" * 32
+    assert replace(HEADER, base=b"b" * 32).pack()[80:] == b"b" * 32 + bytes(3952) + b"m" * 32
 
 
 def test_the_identity_is_the_digest_of_the_whole_header() -> None:
@@ -57,8 +64,9 @@ def test_the_identity_is_the_digest_of_the_whole_header() -> None:
         replace(HEADER, layer_id=bytes(16)),
         replace(HEADER, root=bytes(32)),
         replace(HEADER, mac=bytes(32)),
+        replace(HEADER, base=b"b" * 32),
     ]
-    assert len({HEADER.identity, *(each.identity for each in others)}) == 6
+    assert len({HEADER.identity, *(each.identity for each in others)}) == 7
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def test_the_identity_is_the_digest_of_the_whole_header() -> None:
         (patched(PACKED, 12, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
         (patched(PACKED, 15, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
         (patched(PACKED, 40, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
-        (patched(PACKED, 80, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
+        (patched(PACKED, 112, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
         (patched(PACKED, 4063, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),
         (patched(PACKED, 32, bytes(8)), FormatError, "layer header damaged: image size 0 is not"),
         (patched(PACKED, 32, b"\1"), FormatError, "layer header damaged: image size 20481 is not"),
@@ -91,6 +99,20 @@ def test_bad_headers_are_refused(data: bytes, error: type[CisfsError], words: st
     with pytest.raises(CisfsError, match=f"^{words}") as caught:
         LayerHeader.parse(data)
     assert type(caught.value) is error
+
+
+def test_a_layer_goes_on_the_base_that_it_is_bound_to() -> None:
+    below = [f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"]
+    text = '["' + '","'.join(below) + '"]'
+    assert base_of(below) == hashlib.sha256(text.encode()).digest()
+    bound = replace(HEADER, base=base_of(below))
+    check_base(bound, below)
+    for other in ([], below[:1], below[::-1], [*below, below[0]]):
+        with pytest.raises(BaseMismatchError, match=f"^layer {bound.identity} was sealed to go on"):
+            check_base(bound, other)
+        check_base(HEADER, other)
+    with pytest.raises(BaseMismatchError):
+        check_base(replace(HEADER, base=base_of([])), below)
 
 
 # -- the key slots -------------------------------------------------------------------------

@@ -388,6 +388,7 @@ def test_describe_says_what_anyone_may_know(path: Path) -> None:
             "unit_size": 4096,
             "image_size": len(IMAGE),
             "stored_size": path.stat().st_size,
+            "base": None,
             "slots": [{"id": slot_id(slot), "type": "key-file"}],
             "signatures": [],
         }
