@@ -18,6 +18,7 @@ from cisfs.format.sealed_geometry import HASH_SIZE, HEADER_SIZE, LayerGeometry
 
 MAGIC = b"CISFSSL\0"
 VERSION = 1
+BOUND_VERSION = 3  # with a base; 2 is the unknown one of the test vectors
 EROFS = 1  # what the image is
 
 UNBOUND = bytes(HASH_SIZE)  # the base of a layer that is bound to nothing
@@ -42,12 +43,17 @@ class LayerHeader:
     def body(self) -> bytes:
         """Return the bytes that the authentication code covers."""
         log2 = self.unit_size.bit_length() - 1
-        start = (MAGIC, VERSION, log2, EROFS, b"", self.layer_id)
+        start = (MAGIC, self.version, log2, EROFS, b"", self.layer_id)
         return _HEADER.pack(*start, self.image_size, b"", self.root, self.base, b"")
 
     def pack(self) -> bytes:
         """Return the header's bytes."""
         return self.body() + self.mac.ljust(HASH_SIZE, b"\0")
+
+    @property
+    def version(self) -> int:
+        """Of the format."""
+        return VERSION if self.base == UNBOUND else BOUND_VERSION
 
     @property
     def identity(self) -> str:
@@ -68,13 +74,17 @@ class LayerHeader:
         _check_start(data)
         if len(data) < HEADER_SIZE:
             raise FormatError(f"layer header truncated to {len(data)} bytes")
-        _, _, log2, kind, zeros, layer_id, size, more, root, base, rest = _HEADER.unpack_from(data)
+        _, version, log2, kind, zeros, layer_id, size, more, root, base, rest = _HEADER.unpack_from(
+            data
+        )
         if not MIN_UNIT_SIZE <= 1 << log2 <= MAX_UNIT_SIZE:
             raise FormatError(f"layer header damaged: unit size 2**{log2}")
         if kind != EROFS:
             raise FormatError(f"layer header damaged: unknown kind of image {kind}")
-        if any(zeros) or any(more) or any(rest):
+        if any(zeros) or any(more) or any(rest) or (version == VERSION and any(base)):
             raise FormatError("layer header damaged: reserved bytes are not zero")
+        if version == BOUND_VERSION and base == UNBOUND:
+            raise FormatError("layer header damaged: it has no base")
         mac = data[_HEADER.size : HEADER_SIZE]
         header = cls(1 << log2, size, layer_id, root, mac, base)
         try:
@@ -111,7 +121,8 @@ def _check_start(data: bytes) -> None:
     if len(data) < _START.size:
         raise FormatError(f"layer header truncated to {len(data)} bytes")
     _, version = _START.unpack_from(data)
-    if version != VERSION:
+    if version not in (VERSION, BOUND_VERSION):
         raise UnsupportedVersionError(
-            f"layer header has version {version}; this cisfs reads version {VERSION}: upgrade cisfs"
+            f"layer header has version {version}; this cisfs reads version {VERSION} or "
+            f"{BOUND_VERSION}: upgrade cisfs"
         )

@@ -50,7 +50,7 @@ def describe(path: Path) -> dict[str, object]:
     return {
         "type": "sealed layer",
         "path": str(path),
-        "version": form.VERSION,
+        "version": header.version,
         "layer_id": header.layer_id.hex(),
         "identity": header.identity,
         "content": "EROFS",

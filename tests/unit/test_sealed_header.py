@@ -83,6 +83,8 @@ def test_the_identity_is_the_digest_of_the_whole_header() -> None:
         (patched(PACKED, 10, b"\13"), FormatError, r"layer header damaged: unit size 2\*\*11"),
         (patched(PACKED, 10, b"\25"), FormatError, r"layer header damaged: unit size 2\*\*21"),
         (patched(PACKED, 10, b"\377"), FormatError, r"layer header damaged: unit size 2\*\*255"),
+        (patched(PACKED, 8, b"\3"), FormatError, "layer header damaged: it has no base"),
+        (patched(PACKED, 80, b"b" * 32), FormatError, "layer header damaged: reserved bytes"),
         (patched(PACKED, 11, b"\0"), FormatError, "layer header damaged: unknown kind of image 0"),
         (patched(PACKED, 11, b"\2"), FormatError, "layer header damaged: unknown kind of image 2"),
         (patched(PACKED, 12, b"\1"), FormatError, "layer header damaged: reserved bytes are not"),

@@ -257,7 +257,7 @@ def test_each_reason_to_refuse_is_an_error_of_its_own(path: Path) -> None:
     flip(path, 48)
     found.append(refusal(path))
     remedy = "; fetch it again or restore it from a backup"
-    newer = "layer header has version 2; this cisfs reads version 1: upgrade cisfs"
+    newer = "layer header has version 2; this cisfs reads version 1 or 3: upgrade cisfs"
     assert [(type(each), str(each)) for each in found] == [
         (WrongKeyError, "wrong key file"),
         (NotAVaultError, f"{path} is not a sealed layer: it does not begin as one does"),
