@@ -30,13 +30,14 @@ def directory() -> Path:
     return base / "cisfs/keys"
 
 
-def identities() -> list[Identity | RawKey]:
-    """Return what the files in the key directory offer; nothing if there is none.
+def identities(place: Path | None = None) -> list[Identity | RawKey]:
+    """Return what the files in the key directory offer, or in another that is used as one.
 
-    Raises UsageError for a file or directory that others can read or change, and for a file that
-    is no private key; NoKeyError for one that is encrypted: nobody is asked for its password.
+    Nothing if there is no such directory.  Raises UsageError for a file or directory that others
+    can read or change, and for a file that is no private key; NoKeyError for one that is encrypted:
+    nobody is asked for its password.
     """
-    place = directory()
+    place = place or directory()
     try:
         status = place.stat()
     except (FileNotFoundError, NotADirectoryError):
