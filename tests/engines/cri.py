@@ -37,6 +37,7 @@ class Kubelet:
     def __init__(self, channel: grpc.Channel, group: str) -> None:
         """`group` is the control group that pods are put below."""
         self._stub = services.RuntimeServiceStub(channel)
+        self._images = services.ImageServiceStub(channel)
         self._group = group
         self._count = 0
 
@@ -44,6 +45,16 @@ class Kubelet:
         """The name and version of the engine."""
         found = self._call("Version", messages.VersionRequest(version="v1"))
         return f"{found.runtime_name} {found.runtime_version}"
+
+    @contextlib.contextmanager
+    def image(self, name: str) -> Iterator[None]:
+        """An image from a registry, until it is removed."""
+        spec = messages.ImageSpec(image=name)
+        self._images.PullImage(messages.PullImageRequest(image=spec), timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            self._images.RemoveImage(messages.RemoveImageRequest(image=spec), timeout=_PATIENCE)
 
     @contextlib.contextmanager
     def pod(self, annotations: Mapping[str, str], handler: str = "") -> Iterator[Pod]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from tests.engines.machine import Machine
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 DOCKER_SOCKET = "/run/docker.sock"
+REGISTRY = "127.0.0.1:5000"  # on the machine's own loopback
+IMAGE_KEYS = "/etc/cisfs/image-keys"  # for encrypted images; may be absent
 
 _CONTAINERD = """\
 version = 2
@@ -26,7 +30,20 @@ version = 2
   sandbox_image = "{pause}"
   disable_apparmor = true
   restrict_oom_score_adj = true
+
+[stream_processors."io.containerd.ocicrypt.decoder.v1.tar"]
+  accepts = ["application/vnd.oci.image.layer.v1.tar+encrypted"]
+  returns = "application/vnd.oci.image.layer.v1.tar"
+  path = "{decoder}"
+  args = ["--keys", "{keys}"]
+
+[stream_processors."io.containerd.ocicrypt.decoder.v1.tar.gzip"]
+  accepts = ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"]
+  returns = "application/vnd.oci.image.layer.v1.tar+gzip"
+  path = "{decoder}"
+  args = ["--keys", "{keys}"]
 """
+_DECODER = Path(sys.executable).with_name("cisfs-decoder")
 
 
 def answers(path: Path) -> bool:
@@ -41,7 +58,8 @@ def answers(path: Path) -> bool:
 
 def configure_containerd(machine: Machine) -> None:
     """Write what there is before cisfs adds to it."""
-    _write(machine, "/etc/containerd/config.toml", _CONTAINERD.format(pause=PAUSE))
+    text = _CONTAINERD.format(pause=PAUSE, decoder=_DECODER, keys=IMAGE_KEYS)
+    _write(machine, "/etc/containerd/config.toml", text)
 
 
 def configure_dockerd(machine: Machine, containerd: str) -> None:
@@ -71,6 +89,27 @@ def dockerd(machine: Machine) -> Iterator[None]:
     sock = machine.outside(DOCKER_SOCKET)
     with machine.daemon("dockerd", ready=lambda: answers(sock)):
         yield
+
+
+@contextlib.contextmanager
+def registry(machine: Machine) -> Iterator[str]:
+    """docker-registry, which keeps everything in the machine's memory; yields its address."""
+    config = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(machine.memory / "registry")}},
+        "http": {"addr": REGISTRY},
+    }
+    file = machine.memory / "registry.yml"
+    file.write_text(json.dumps(config))
+    host, _, port = REGISTRY.partition(":")
+    tried = ["bash", "-c", f": </dev/tcp/{host}/{port}"]
+
+    def ready() -> bool:
+        return machine.run(*tried).returncode == 0
+
+    with machine.daemon("docker-registry", "serve", file, ready=ready):
+        yield REGISTRY
+    shutil.rmtree(machine.memory / "registry")
 
 
 def _write(machine: Machine, path: str, text: str) -> None:
