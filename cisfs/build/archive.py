@@ -1,20 +1,17 @@
 """The bytes of a tar, in order: read in place, or once, with what is to be kept put in a scratch.
 
-A plain tar in a regular file is left where it is, and content is read from it again when it is
-asked for.  Knows no headers, names or compression.  One thread; the content may be read in forked
-processes afterwards.
+A plain tar that can be read at any place is left where it is, and content is read from it again
+when it is asked for.  Knows no headers, names or compression.  One thread; the content may be read
+in forked processes afterwards.
 """
 
 from __future__ import annotations
 
-import os
-import stat
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from cisfs.build.decompress import CUT_SHORT, Unpacked
-from cisfs.build.files import OpenFile
 from cisfs.build.index import Bytes, Content
 from cisfs.build.scratch import Scratch
 from cisfs.errors import FormatError, UsageError
@@ -71,6 +68,13 @@ class Archive(ABC):
     def close(self) -> None:
         """Let go of the tar and of what was kept."""
 
+    @abstractmethod
+    def digest(self) -> str:
+        """Return the digest of the whole tar, which has been read to its end: "sha256:...".
+
+        A plain one is read once more; of a stream it is known only if it was made `hashed`.
+        """
+
     def check_size(self, size: int) -> None:
         """Raise UsageError if `size` bytes are more than may be."""
         if size > self._max_size:
@@ -83,27 +87,35 @@ class Archive(ABC):
         self.position += size
 
 
-class FileArchive(Archive):
-    """A plain tar in a regular file, from the descriptor's position on."""
+class PlainArchive(Archive):
+    """A plain tar that can be read at any place: `size` bytes of `whole` from `start` on."""
 
-    def __init__(self, fd: int, label: str, max_size: int) -> None:
-        """Read through a duplicate of `fd`; `label` is for the message that it has changed."""
+    def __init__(
+        self,
+        whole: Content,
+        start: int,
+        size: int,
+        max_size: int,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`close` lets go of `whole`."""
         super().__init__(max_size)
-        self._start = os.lseek(fd, 0, os.SEEK_CUR)
-        self._file = OpenFile(fd, label)
-        self._length = self._file.state.size - self._start
+        self._whole = whole
+        self._start = start
+        self._length = size
+        self._close = close
 
     def read(self, size: int) -> bytes:
         """See `Archive`."""
         start = self._start + self.position
         self.skip(size)
-        return self._file.read(start, size)
+        return bytes(self._whole.read(start, size))
 
     def keep(self, size: int) -> Content:
         """See `Archive`."""
         start = self._start + self.position
         self.skip(size)
-        return Slice(self._file, start)
+        return Slice(self._whole, start)
 
     def skip(self, size: int) -> None:
         """See `Archive`."""
@@ -121,17 +133,27 @@ class FileArchive(Archive):
 
     def close(self) -> None:
         """See `Archive`."""
-        self._file.close()
+        self._close()
+
+    def digest(self) -> str:
+        """See `Archive`."""
+        found = hashlib.sha256()
+        for at in range(0, self._length, _PIECE):
+            found.update(self._whole.read(self._start + at, min(_PIECE, self._length - at)))
+        return f"sha256:{found.hexdigest()}"
 
 
 class StreamArchive(Archive):
     """A tar that passes by once."""
 
-    def __init__(self, source: Unpacked, scratch: Scratch, max_size: int) -> None:
+    def __init__(
+        self, source: Unpacked, scratch: Scratch, max_size: int, *, hashed: bool = False
+    ) -> None:
         """Read `source`, and keep in `scratch`; `close` closes both."""
         super().__init__(max_size)
         self._source = source
         self._scratch = scratch
+        self._hash = hashlib.sha256() if hashed else None
 
     def read(self, size: int) -> bytes:
         """See `Archive`."""
@@ -151,7 +173,7 @@ class StreamArchive(Archive):
 
     def rest(self) -> Iterator[bytes]:
         """See `Archive`."""
-        while piece := self._source.read(_PIECE):
+        while piece := self._read(_PIECE):
             self._pass(len(piece))
             yield piece
 
@@ -165,28 +187,23 @@ class StreamArchive(Archive):
         self._source.close()
         self._scratch.close()
 
+    def digest(self) -> str:
+        """See `Archive`."""
+        if self._hash is None:
+            raise ValueError("nobody wanted the digest of the stream")
+        return f"sha256:{self._hash.hexdigest()}"
+
     def _pieces(self, size: int) -> Iterator[bytes]:
         self._pass(size)
         while size:
-            piece = self._source.read(min(size, _PIECE))
+            piece = self._read(min(size, _PIECE))
             if not piece:
                 raise FormatError(CUT_SHORT)
             size -= len(piece)
             yield piece
 
-
-def open_archive(fd: int, label: str, max_size: int, scratch_directory: Path) -> Archive:
-    """Read a tar from `fd`, plain or compressed; `label` is what messages call it later on.
-
-    `max_size` is in bytes after decompression.  A scratch, where one is needed, is made on the file
-    system of `scratch_directory`.  Raises FormatError, UsageError, OSError.
-    """
-    source = Unpacked(fd)
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode) and not source.compressed:
-            source.close()
-            return FileArchive(fd, label, max_size)
-        return StreamArchive(source, Scratch(scratch_directory), max_size)
-    except BaseException:
-        source.close()
-        raise
+    def _read(self, most: int) -> bytes:
+        piece = self._source.read(most)
+        if self._hash is not None:
+            self._hash.update(piece)
+        return piece

@@ -59,9 +59,13 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Directory(Entry):
-    """A directory, and what is in it by name."""
+    """A directory, and what is in it by name.
+
+    An `implied` one was only ever named in a path, so nothing is known of it but that.
+    """
 
     children: dict[bytes, Entry] = field(default_factory=dict)
+    implied: bool = False
 
 
 @dataclass(slots=True)

@@ -13,12 +13,13 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cisfs.build.archive import Archive, open_archive
+from cisfs.build.archive import Archive
 from cisfs.build.attributes import from_records, has_text_acl, proper
 from cisfs.build.index import NO_XATTRS, Directory, Entry, Index, quoted, xattrs_size
 from cisfs.build.members import Member, Members
+from cisfs.build.opening import open_archive
 from cisfs.build.sparse import SparseContent
-from cisfs.build.whiteouts import Whiteouts, check_path, is_metadata
+from cisfs.build.whiteouts import REDIRECT_XATTR, Whiteouts, check_path, is_metadata
 from cisfs.errors import FormatError, UsageError
 
 # include/uapi/linux/limits.h and kdev_t.h; the longest path has room for its final NUL
@@ -37,7 +38,7 @@ _TYPES = {
     tarfile.DIRTYPE: stat.S_IFDIR,
     tarfile.FIFOTYPE: stat.S_IFIFO,
 }
-_IMPLIED_MODE = stat.S_IFDIR | 0o755
+IMPLIED_MODE = stat.S_IFDIR | 0o755
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,13 @@ class Limits:
     `max_size` is in bytes of the decompressed archive, and of its files with their holes;
     `max_index` in bytes of memory for names and attributes.  `devices` allows device nodes: they
     are legal in a layer, but a tar from anywhere could have one for the disk of the machine that
-    the layer runs on.
+    the layer runs on.  Without `content`, files are only passed over.
     """
 
     max_size: int
     max_index: int = 2 << 30
     devices: bool = False
+    content: bool = True
 
 
 def index_tar(fd: int, label: str, limits: Limits, scratch_directory: Path) -> Index:
@@ -67,7 +69,7 @@ def index_tar(fd: int, label: str, limits: Limits, scratch_directory: Path) -> I
     try:
         archive = open_archive(fd, label, limits.max_size, scratch_directory)
         try:
-            root = _Tree(archive, limits).read()
+            root = Tree(archive, limits, Spent()).read()
             archive.finish()
         except BaseException:
             archive.close()
@@ -77,16 +79,27 @@ def index_tar(fd: int, label: str, limits: Limits, scratch_directory: Path) -> I
     return Index(root, archive.close)
 
 
-class _Tree:
-    """The tree as the members so far make it."""
+@dataclass(slots=True)
+class Spent:
+    """What the tars so far have taken of the limits: bytes of memory, and in files."""
 
-    def __init__(self, archive: Archive, limits: Limits) -> None:
+    index: int = 0
+    content: int = 0
+
+
+class Tree:
+    """The tree as the members of one tar so far make it."""
+
+    def __init__(
+        self, archive: Archive, limits: Limits, spent: Spent, below: Directory | None = None
+    ) -> None:
+        """With `below`, the tar is a layer over what is there, to which its hard links may lead."""
         self._archive = archive
         self._limits = limits
-        self._root = Directory(_IMPLIED_MODE)
+        self._spent = spent
+        self._below = below
+        self._root = Directory(IMPLIED_MODE, implied=True)
         self._whiteouts = Whiteouts()
-        self._index_size = 0
-        self._content_size = 0
         self._stripped = 0
 
     def read(self) -> Directory:
@@ -112,7 +125,7 @@ class _Tree:
         if not path:
             if not isinstance(entry, Directory):
                 raise UsageError("the root of a layer is a directory")
-            _update(self._root, entry)
+            describe(self._root, entry)
             return
         *above, name = path
         check_path(above)
@@ -125,7 +138,7 @@ class _Tree:
             self._fill(entry, member)
         before = parent.children.get(name)
         if isinstance(before, Directory) and isinstance(entry, Directory):
-            _update(before, entry)
+            describe(before, entry)
         else:
             parent.children[name] = entry
 
@@ -139,6 +152,8 @@ class _Tree:
             raise UsageError("its time of modification is out of range")
         given = from_records(member.records)
         xattrs = proper(mode, given)
+        if self._below is not None and REDIRECT_XATTR in xattrs:
+            raise UsageError("an overlay's redirect, which means something in a single layer only")
         if len(xattrs) < len(given) or has_text_acl(member.records):
             self._stripped += 1
         self._charge(len(member.name) + len(member.target) + xattrs_size(xattrs))
@@ -166,10 +181,10 @@ class _Tree:
 
     def _fill(self, entry: Entry, member: Member) -> None:
         """Give a file its content."""
-        self._content_size += member.size
-        self._archive.check_size(self._content_size)
+        self._spent.content += member.size
+        self._archive.check_size(self._spent.content)
         entry.size = member.size
-        if not member.size:
+        if not (member.size and self._limits.content):
             return
         entry.content = self._archive.keep(member.stored)
         if member.segments is not None:
@@ -183,23 +198,25 @@ class _Tree:
             child = directory.children.get(name)
             if child is None:
                 self._charge(len(name))
-                child = directory.children[name] = Directory(_IMPLIED_MODE)
+                child = directory.children[name] = Directory(IMPLIED_MODE, implied=True)
             directory = _as_directory(child, name)
         return directory
 
     def _linked(self, target: bytes) -> Entry:
         """Return what a hard link is a link to."""
-        found: Entry | None = self._root
-        for name in _components(target):
-            found = found.children.get(name) if isinstance(found, Directory) else None
-        if found is None or isinstance(found, Directory):
-            raise UsageError(f"a hard link to {quoted(target)}, which is no earlier file")
-        return found
+        path = _components(target)
+        for root in (self._root, self._below):
+            found: Entry | None = root
+            for name in path:
+                found = found.children.get(name) if isinstance(found, Directory) else None
+            if found is not None and not isinstance(found, Directory):
+                return found
+        raise UsageError(f"a hard link to {quoted(target)}, which is no earlier file")
 
     def _charge(self, size: int) -> None:
         """Count what an entry takes in memory, and refuse the one that is too much."""
-        self._index_size += _ENTRY_SIZE + size
-        if self._index_size > self._limits.max_index:
+        self._spent.index += _ENTRY_SIZE + size
+        if self._spent.index > self._limits.max_index:
             raise UsageError(f"names and attributes take more than {self._limits.max_index} bytes")
 
 
@@ -229,11 +246,12 @@ def _as_directory(entry: Entry, name: bytes) -> Directory:
     return entry
 
 
-def _update(directory: Directory, entry: Directory) -> None:
-    """Let a directory that is described again be as described last."""
+def describe(directory: Directory, entry: Directory) -> None:
+    """Let a directory that is described, perhaps again, be as described last."""
     directory.mode, directory.mtime_ns = entry.mode, entry.mtime_ns
     directory.uid, directory.gid = entry.uid, entry.gid
     directory.xattrs = entry.xattrs
+    directory.implied = False
 
 
 def _mode(member: Member) -> int:

@@ -14,6 +14,7 @@ from cisfs.errors import UsageError
 
 PREFIX = b".wh."
 OPAQUE_XATTR = b"trusted.overlay.opaque"
+REDIRECT_XATTR = b"trusted.overlay.redirect"
 
 _OPAQUE = b".wh..wh..opq"
 _METADATA = b".wh..wh."  # of aufs, where whiteouts come from; no part of the layer
@@ -70,6 +71,11 @@ def check_path(components: Iterable[bytes]) -> None:
 def make_opaque(directory: Directory) -> None:
     """Have a directory hide all that is below it."""
     directory.xattrs = {**directory.xattrs, OPAQUE_XATTR: b"y"}
+
+
+def is_opaque(directory: Directory) -> bool:
+    """Whether a directory hides all that is below it."""
+    return OPAQUE_XATTR in directory.xattrs
 
 
 def _device(entry: Entry) -> Entry:

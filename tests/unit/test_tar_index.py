@@ -450,7 +450,7 @@ def test_a_file_is_read_from_where_it_stands_and_is_left_there(tmp_path: Path) -
 
 
 def test_nothing_is_copied_of_a_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cisfs.build.archive.Scratch", None)
+    monkeypatch.setattr("cisfs.build.opening.Scratch", None)
     assert_members(tars.index(MEMBERS, tmp_path))
 
 
