@@ -1,0 +1,117 @@
+"""Dividing an image: the right layers, and a configuration that says nothing of the others."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+import pytest
+
+from cisfs.errors import FormatError, UsageError
+from cisfs.runtime.images import division
+from cisfs.runtime.images.division import Choice
+from cisfs.runtime.images.suspects import find
+
+IDS = [f"sha256:{digit * 64}" for digit in "1234"]
+BLOBS = [f"sha256:{digit * 64}" for digit in "abcd"]
+DOCUMENT: dict[str, Any] = {
+    "architecture": "amd64",
+    "os": "linux",
+    "created": "2026-01-01T00:00:00Z",
+    "container_config": {"Env": ["SECRET=x"], "Cmd": ["secret"]},
+    "container": "f00",
+    "of somebody else": [1],
+    "config": {"Env": ["PATH=/bin", "DB_PASSWORD=x"], "Labels": {"token": "y", "a": "b"}},
+    "rootfs": {"type": "layers", "diff_ids": IDS},
+    "history": [
+        {"created_by": "ADD base"},
+        {"created_by": "ENV A=b", "empty_layer": True},
+        {"created_by": "RUN packages", "author": "me"},
+        {"created_by": "ENV TOKEN=abc", "empty_layer": True},
+        {"created_by": "COPY secret-plans /app"},
+        {"created_by": "RUN make"},
+        {"created_by": 'CMD ["x"]', "empty_layer": True},
+    ],
+}
+
+
+def kept(**choice: Any) -> int:
+    return Choice(**choice).kept(IDS, BLOBS)
+
+
+def test_layers_are_chosen_by_number_digest_or_base() -> None:
+    assert [kept(top=n) for n in (1, 2, 4)] == [3, 2, 0]
+    assert kept(from_layer=IDS[2]) == kept(from_layer=BLOBS[2]) == kept(from_layer=IDS[2][:14]) == 2
+    assert kept(base=tuple(IDS[:1])) == 1
+    assert kept(base=()) == 0
+    assert Choice(from_layer=IDS[0]).kept([IDS[1], IDS[0], IDS[0]], BLOBS[:3]) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        ({"top": 5}, "--top 5: the image has 4 layers"),
+        ({"top": 0}, "--top 0: the image has 4 layers"),
+        ({"from_layer": f"sha256:{'9' * 64}"}, "the image has no such layer"),
+        ({"from_layer": "sha256:11"}, "the image has no such layer"),
+        ({"from_layer": ""}, "the image has no such layer"),
+        ({"base": tuple(IDS[1:2])}, "was not built on that one"),
+        ({"base": (*IDS, IDS[0])}, "was not built on that one"),
+        ({"base": tuple(IDS)}, "so none to seal"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(choice: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        kept(**choice)
+
+
+def test_a_layer_that_is_public_too_is_not_sealed() -> None:
+    division.check_apart(IDS[:2], IDS[2:])
+    division.check_apart([division.EMPTY_DIFF_ID], [division.EMPTY_DIFF_ID])
+    with pytest.raises(UsageError, match="occurs twice, below and above the division"):
+        division.check_apart([IDS[0], IDS[1]], [IDS[2], IDS[0]])
+
+
+def test_the_public_configuration_is_that_of_the_layers_that_stay() -> None:
+    before = copy.deepcopy(DOCUMENT)
+    made = division.public(DOCUMENT, 2)
+    assert before == DOCUMENT
+    assert made["rootfs"] == {"type": "layers", "diff_ids": IDS[:2]}
+    assert made["history"] == DOCUMENT["history"][:3]
+    assert not made.keys() & {"container", "container_config"}
+    for key in ("architecture", "os", "created", "config", "of somebody else"):
+        assert made[key] == DOCUMENT[key]
+    assert division.public(DOCUMENT, 1)["history"] == DOCUMENT["history"][:1]
+    assert "history" not in division.public({"rootfs": DOCUMENT["rootfs"]}, 2)
+
+
+def test_an_image_of_nothing_has_an_empty_layer() -> None:
+    made = division.public(DOCUMENT, 0)
+    digest = hashlib.sha256(division.EMPTY_LAYER).hexdigest()
+    assert made["rootfs"]["diff_ids"] == [division.EMPTY_DIFF_ID] == [f"sha256:{digest}"]
+    assert len(made["history"]) == 1
+    assert "secret" not in str(made["history"])
+
+
+def test_what_looks_secret_is_taken_out_and_kept() -> None:
+    made, taken = division.scrubbed(DOCUMENT, find(DOCUMENT))
+    assert made["config"] == {"Env": ["PATH=/bin"], "Labels": {"a": "b"}}
+    assert taken == {"env": ["DB_PASSWORD=x"], "labels": {"token": "y"}}
+    assert made["history"][3] == {
+        "created_by": "removed by cisfs seal --scrub",
+        "empty_layer": True,
+    }
+    assert [each for each in find(made) if division.can_be_scrubbed(each)] == []
+    assert division.scrubbed({}, []) == ({}, {"env": [], "labels": {}})
+    assert division.scrubbed({"config": None}, [])[0] == {"config": None}
+
+
+@pytest.mark.parametrize(
+    "rootfs",
+    [None, [], {}, {"diff_ids": 1}, {"diff_ids": ["sha256:1"]}, {"diff_ids": [1]},
+     {"diff_ids": IDS * 300}],
+)  # fmt: skip
+def test_layers_that_are_not_well_listed_are_refused(rootfs: object) -> None:
+    with pytest.raises(FormatError, match="its configuration"):
+        division.diff_ids({"rootfs": rootfs})
