@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cisfs.build.archive import Archive
-from cisfs.build.index import Directory, Index
+from cisfs.build.index import NO_XATTRS, Directory, Index
 from cisfs.build.tar import IMPLIED_MODE, Limits, Spent, Tree
 from cisfs.build.union import describe_as, implied, put_over
 from cisfs.errors import FormatError, UsageError
@@ -36,9 +36,15 @@ class Layer:
 
 
 def index_layers(
-    layers: Sequence[Layer], below: Sequence[Layer], limits: Limits, scratch_directory: Path
+    layers: Sequence[Layer],
+    below: Sequence[Layer],
+    limits: Limits,
+    scratch_directory: Path,
+    attributes: Mapping[bytes, bytes] = NO_XATTRS,
 ) -> Index:
     """Return the index of `layers` laid one over the other, the lowest first.
+
+    `attributes` are added to the root's extended ones.
 
     `below` are those that stay apart.  They are read, for attributes alone, if `layers` have
     something in a directory that they do not describe: it is to keep what it has.  The limits are
@@ -51,6 +57,7 @@ def index_layers(
             with contextlib.ExitStack() as soon:
                 skimmed = dataclasses.replace(limits, devices=True, content=False)
                 describe_as(root, _union(below, skimmed, scratch_directory, soon.callback))
+        root.xattrs = {**root.xattrs, **attributes}
         return Index(root, undo.pop_all().close)
 
 

@@ -29,11 +29,13 @@ class Kind(enum.Enum):
     VAULT = "vault"
     TAR = "tar"
     IMAGE = "EROFS image"
+    LAYERS = "layers of an image"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One seal.  `source` and `output` are absolute; a source of None is the standard input.
+    """One seal.  `source` and `output` are absolute; a source of None is the standard input, or is
+    named by `name`: an image.
 
     `unit_size` and `max_size` are in bytes.  `mkfs` is the program that makes compressed images, ""
     when it is not needed.
@@ -49,6 +51,7 @@ class Request:
     workers: int | None
     force: bool
     mkfs: str
+    name: str = ""
 
     @property
     def path(self) -> Path:
@@ -60,7 +63,7 @@ class Request:
     @property
     def label(self) -> str:
         """What messages call the source."""
-        return "standard input" if self.source is None else str(self.source)
+        return self.name or ("standard input" if self.source is None else str(self.source))
 
 
 def check(
@@ -73,10 +76,14 @@ def check(
     devices: bool,
     workers: int | None,
     force: bool,
+    name: str = "",
 ) -> Request:
-    """Return the request.  Raises UsageError or NoFuseError for what cannot be sealed, OSError."""
+    """Return the request; with a `name`, it is for layers of that image.
+
+    Raises UsageError or NoFuseError for what cannot be sealed, OSError.
+    """
     target = check_output(output, force=force)
-    origin, kind = _source(source)
+    origin, kind = (None, Kind.LAYERS) if name else _source(source)
     if origin is not None:
         _keep_apart(origin, target)
     is_compressed = kind is not Kind.IMAGE and compression != UNCOMPRESSED
@@ -93,6 +100,7 @@ def check(
         workers=workers,
         force=force,
         mkfs=mkfs.find() if is_compressed else "",
+        name=name,
     )
 
 

@@ -87,8 +87,11 @@ def _unswappable(directory: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _in_vault(place: Workplace) -> Iterator[int]:
-    """Yield the descriptor of a file in a mounted vault, whose key goes with this block."""
+def encrypted_directory(place: Workplace) -> Iterator[Path]:
+    """Show an empty directory whose files are encrypted under a key that goes with this block.
+
+    Raises NoFuseError, MountError, OSError.
+    """
     path, mountpoint = place.directory("vault"), place.directory("image")
     key = RawKey(secrets.token_bytes(KEY_SIZE))
     vaults.create(path, key)
@@ -96,21 +99,26 @@ def _in_vault(place: Workplace) -> Iterator[int]:
     with contextlib.ExitStack() as undo:
         undo.callback(vault.abandon)
         with interrupts.held():
-            undo.callback(_stop, _serve(vault, mountpoint))
+            started = server.start(vault, mountpoint, server.MountOptions(detach=False))
+            undo.callback(_stop, started)
+        yield mountpoint
+
+
+@contextlib.contextmanager
+def _in_vault(place: Workplace) -> Iterator[int]:
+    """Yield the descriptor of a file in a mounted vault."""
+    with contextlib.ExitStack() as undo:
+        try:
+            mountpoint = undo.enter_context(encrypted_directory(place))
+        except NoFuseError as error:
+            raise NoFuseError(
+                "the image is too large for memory, or could be swapped out, and an encrypted "
+                f"file for it takes FUSE: {error}"
+            ) from None
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(mountpoint / "image", flags, 0o600)
         undo.callback(_forget, fd)
         yield fd
-
-
-def _serve(vault: Vault, mountpoint: Path) -> server.Server:
-    try:
-        return server.start(vault, mountpoint, server.MountOptions(detach=False))
-    except NoFuseError as error:
-        raise NoFuseError(
-            "the image is too large for memory, or could be swapped out, and an encrypted file "
-            f"for it takes FUSE: {error}"
-        ) from None
 
 
 def _stop(running: server.Server) -> None:

@@ -11,8 +11,10 @@ import contextlib
 import os
 import resource
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cisfs.build import compressed, interrupts
@@ -25,6 +27,7 @@ from cisfs.build.superblock import check_image
 from cisfs.build.tar import Limits, index_tar
 from cisfs.build.vault_source import index_vault
 from cisfs.crypto.signatures import SigningKey
+from cisfs.format.sealed import UNBOUND
 from cisfs.format.sealed_geometry import LayerGeometry
 from cisfs.keys.credentials import Identities, Opener, Recipients
 from cisfs.layer.sealing import Image, StoredImage, seal_image
@@ -57,18 +60,23 @@ def seal(
     vault_opener: Opener | None,
     progress: Progress,
     signing_key: SigningKey | None = None,
+    *,
+    layers: Callable[[], Index] | None = None,
+    base: bytes = UNBOUND,
 ) -> Sealed:
     """Seal for `recipients`; `vault_opener` opens a source that is a vault.
 
-    With a `signing_key` the layer is signed.  The output appears whole or not at all, and nothing
-    else is left behind.  Raises CisfsError, OSError, and Interrupted in a block of
-    `interrupts.raised`.
+    With a `signing_key` the layer is signed.  `layers` makes the index of layers of an image;
+    `base` is what the layer is bound to.
+
+    The output appears whole or not at all, and nothing else is left behind.  Raises CisfsError,
+    OSError, and Interrupted in a block of `interrupts.raised`.
     """
     began = time.monotonic()
-    _keep_memory_private()
+    keep_memory_private()
     with ExitStack() as undo:
         undo.callback(progress.end)
-        made = _make(request, vault_opener, progress, undo)
+        made = _make(request, layers or partial(_index, request, vault_opener), progress, undo)
         progress.begin("encrypting", made.image.size)
         identity = seal_image(
             made.image,
@@ -79,6 +87,7 @@ def seal(
             force=request.force,
             signing_key=signing_key,
             progress=progress.update,
+            base=base,
         )
         interrupts.settle()  # the layer is there
     return Sealed(
@@ -91,7 +100,7 @@ def seal(
     )
 
 
-def _keep_memory_private() -> None:
+def keep_memory_private() -> None:
     """Have neither this process nor the programs it runs leave their memory in a core file.
 
     A limit of one byte, unlike one of none, also keeps the kernel from piping it to a handler that
@@ -103,13 +112,13 @@ def _keep_memory_private() -> None:
 
 
 def _make(
-    request: Request, vault_opener: Opener | None, progress: Progress, undo: ExitStack
+    request: Request, source: Callable[[], Index], progress: Progress, undo: ExitStack
 ) -> _Made:
     """Return the image, which `undo` does away with."""
     if request.kind is Kind.IMAGE:
         return _ready_made(request.path, undo)
     progress.begin("reading")
-    index = undo.enter_context(_index(request, vault_opener))
+    index = undo.enter_context(source())
     image: Image
     if request.compression == UNCOMPRESSED:
         image = ErofsImage(index)

@@ -6,15 +6,18 @@ Parses, asks for the keys, calls `cisfs.build.seal` and reports.  One call per p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli import seal_image
 from cisfs.cli.arguments import size, unit_size, workers
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from cisfs.crypto.signatures import SigningKey
     from cisfs.keys.credentials import Opener, Recipients
 
-HELP = "make a sealed layer of a directory, vault, tar or EROFS image"
+HELP = "make a sealed layer of a directory, vault, tar, EROFS image or layers of an image"
 
 # More than registries and engines take for a layer, and what a disk for them has.
 DEFAULT_MAX_SIZE = 64 << 30
@@ -36,6 +39,11 @@ SOURCE is one of
   a vault        read through its key, and mounted nowhere; it must not be mounted for writing
   a tar          plain or compressed, "-" for standard input; never unpacked anywhere
   an EROFS image ready made, taken as it is
+  an image       docker-daemon:NAME, docker://NAME, oci:DIRECTORY[:NAME], docker-archive:FILE[:NAME]
+
+Of an image some layers are chosen.  They are sealed as one, which is bound to the layers below
+them; those become an image of their own, in an OCI layout beside LAYER.  The configuration stays
+public: what looks secret in it is said.
 
 The names by which an OCI layer deletes what is below it (.wh.NAME, .wh..wh..opq) are understood in
 directories and tars.
@@ -53,6 +61,7 @@ examples:
   cisfs seal ./private-files -o private.cis
   cisfs seal --key-file layer.key secrets.vault -o secrets.cis
   cisfs seal --sign publisher.key ./private-files -o private.cis
+  cisfs seal docker-daemon:app:1 --top 2 -o app.cis
   tar c -C private-files . | cisfs seal --key-file layer.key - -o private.cis
 """
 
@@ -105,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     add_sign_option(parser)
+    seal_image.add_arguments(parser)
     add_making_options(parser)
     _add_source_key_options(parser)
 
@@ -164,6 +174,9 @@ def _run(args: argparse.Namespace) -> int:
     from cisfs.build import request
     from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
 
+    is_image = seal_image.is_image(args.source)
+    if not is_image:
+        seal_image.refuse_options(args)
     wanted = request.check(
         source=args.source,
         output=args.output,
@@ -173,7 +186,11 @@ def _run(args: argparse.Namespace) -> int:
         devices=args.allow_devices,
         workers=args.workers,
         force=args.force,
+        name=args.source if is_image else "",
     )
+    if is_image:
+        with _full_disk_named(args, wanted):
+            return seal_image.run(args, wanted)
     _check_standard_input(args)
     signing_key = signing_key_of(args)
     recipients, vault_opener = _keys(args, wanted)
@@ -201,12 +218,20 @@ def seal_and_report(
     """
     from cisfs.build.progress import Progress
     from cisfs.build.seal import seal
-    from cisfs.errors import CisfsError
 
     watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    try:
+    with _full_disk_named(args, wanted):
         progress = Progress(sys.stderr if watched else None)
         sealed = seal(wanted, recipients, vault_opener, progress, signing_key)
+    _report(args, wanted, sealed)
+
+
+@contextlib.contextmanager
+def _full_disk_named(args: argparse.Namespace, wanted: Request) -> Iterator[None]:
+    from cisfs.errors import CisfsError
+
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CisfsError(
@@ -214,7 +239,6 @@ def seal_and_report(
                 "is full"
             ) from error
         raise
-    _report(args, wanted, sealed)
 
 
 def _check_standard_input(args: argparse.Namespace) -> None:
@@ -252,19 +276,23 @@ def _keys(args: argparse.Namespace, wanted: Request) -> tuple[Recipients, Opener
 
 def _report(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> None:
     if args.json:
-        document = {
-            "path": str(args.output),
-            "identity": sealed.identity,
-            "source": wanted.kind.value,
-            "entries": sealed.entries,
-            "input_bytes": sealed.input_bytes,
-            "image_size": sealed.image_size,
-            "stored_size": sealed.stored_size,
-            "unit_size": wanted.unit_size,
-            "compression": wanted.compression if wanted.mkfs else None,
-            "seconds": round(sealed.seconds, 3),
-        }
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document(args, wanted, sealed), indent=2))
     elif not args.quiet:
         where = os.fspath(args.output)
         print(f"sealed {where}, {sealed.identity}; next: cisfs mount {where} DIRECTORY")
+
+
+def document(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> dict[str, object]:
+    """Return what --json says of a sealed layer."""
+    return {
+        "path": str(args.output),
+        "identity": sealed.identity,
+        "source": wanted.kind.value,
+        "entries": sealed.entries,
+        "input_bytes": sealed.input_bytes,
+        "image_size": sealed.image_size,
+        "stored_size": sealed.stored_size,
+        "unit_size": wanted.unit_size,
+        "compression": wanted.compression if wanted.mkfs else None,
+        "seconds": round(sealed.seconds, 3),
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ NETWORK = "cisfs"
 _ISOLATED = {"com.docker.network.bridge.enable_icc": "false"}
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 _SECONDS = 60
+_PIECE = 1 << 20
 
 
 def is_ready() -> bool:
@@ -57,6 +59,25 @@ def run(options: Options, loan: Loan) -> Outcome:
         _check_runtime(api)
         _provide(api, image, options.pull)
         return _Container(api, _create(api, image, options, variables), options, loan).run()
+    except docker.errors.APIError as error:
+        raise EngineError(f"docker: {_in_words(error)}") from None
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise EngineError(f"docker went away: {error}") from None
+    finally:
+        api.close()
+
+
+def saved(image: str) -> Iterator[bytes]:
+    """Yield what `docker save` writes of an image: a tar, in pieces.
+
+    Raises EngineError, also in the midst of it.
+    """
+    api = _connect()
+    import docker.errors
+    import requests
+
+    try:
+        yield from api.get_image(image, chunk_size=_PIECE)
     except docker.errors.APIError as error:
         raise EngineError(f"docker: {_in_words(error)}") from None
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:

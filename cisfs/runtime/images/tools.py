@@ -5,10 +5,11 @@ Does not know what is done with what they fetch and unpack.  Any number may run 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cisfs.errors import EngineError
@@ -29,6 +30,22 @@ def copy(source: str, layout: Path, name: str) -> None:
     _skopeo(words, [source, f"oci:{layout}:{name}"], f"cannot fetch image {source}")
 
 
+def fetch(source: str, layout: Path, name: str, temporary: Path) -> None:
+    """Copy an image into an OCI layout as it is; all that is written on the way is in `temporary`.
+
+    Raises EngineError.
+    """
+    words = ["copy", "--quiet"]
+    failure = f"cannot fetch image {source}"
+    _skopeo(words, [source, f"oci:{layout}:{name}"], failure, {"TMPDIR": str(temporary)})
+
+
+def config(source: str) -> bytes:
+    """Return an image's configuration.  Raises EngineError."""
+    words = ["inspect", "--no-tags", "--config", "--raw"]
+    return _skopeo(words, [source], f"no image {source}").encode()
+
+
 def digest(source: str) -> str:
     """Return the digest of an image's manifest, where it is.  Raises EngineError."""
     return _skopeo(
@@ -42,10 +59,15 @@ def unpack(layout: Path, name: str, rootfs: Path) -> None:
     _run(_program("umoci"), words, "cannot unpack the image")
 
 
-def _skopeo(command: Sequence[str], names: Sequence[str], failure: str) -> str:
+def _skopeo(
+    command: Sequence[str],
+    names: Sequence[str],
+    failure: str,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     # Without the package of common files there is no policy, which skopeo takes for an error.
     policy = [] if _POLICY.exists() else ["--insecure-policy"]
-    return _run(_program("skopeo"), [*policy, *command, *names], failure)
+    return _run(_program("skopeo"), [*policy, *command, *names], failure, variables)
 
 
 def _program(name: str) -> str:
@@ -58,9 +80,15 @@ def _program(name: str) -> str:
     return found
 
 
-def _run(program: str, words: Sequence[str], failure: str) -> str:
+def _run(
+    program: str, words: Sequence[str], failure: str, variables: Mapping[str, str] | None = None
+) -> str:
     done = subprocess.run(
-        [program, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        [program, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env={**os.environ, **(variables or {})},
     )
     if done.returncode:
         raise EngineError(f"{failure}: {in_words(done.stderr.decode(errors='replace'))}")

@@ -1,0 +1,161 @@
+"""`cisfs seal` of an image: some of its layers are sealed as one, the others stay public.
+
+Parses what only images take, calls `cisfs.runtime.images.sealing` and reports.  One call per
+process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cisfs.build.request import Request
+    from cisfs.runtime.images.division import Choice
+    from cisfs.runtime.images.reference import Reference
+    from cisfs.runtime.images.sealing import Divided, Public
+    from cisfs.runtime.images.suspects import Suspect
+
+_SUFFIX = ".public"
+_OPTIONS = ("top", "from_layer", "all_but", "public", "scrub")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options that are for images."""
+    group = parser.add_argument_group("which layers of an image")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--top", metavar="N", type=int, help="the N topmost ones")
+    one.add_argument(
+        "--from-layer", metavar="DIGEST", help="that one, as a tar or as a blob, and all above it"
+    )
+    one.add_argument(
+        "--all-but", metavar="IMAGE", help="all that are not of the image it was built on"
+    )
+    group.add_argument(
+        "--public",
+        metavar="oci:DIRECTORY[:NAME]",
+        help="where the image of the others goes (default: beside LAYER, in NAME.public)",
+    )
+    group.add_argument(
+        "--scrub",
+        action="store_true",
+        help="move what looks secret in environment and labels into the sealed layer, from where "
+        "the environment comes back when it runs, and take it out of the history",
+    )
+
+
+def is_image(source: str) -> bool:
+    """Whether a source is named as an image is."""
+    from cisfs.runtime.images.reference import transport_of
+
+    return transport_of(source) is not None
+
+
+def refuse_options(args: argparse.Namespace) -> None:
+    """Raise UsageError if options for images are given for something else."""
+    from cisfs.errors import UsageError
+
+    for name in _OPTIONS:
+        if getattr(args, name) not in (None, False):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for images, such as docker-daemon:NAME")
+
+
+def run(args: argparse.Namespace, wanted: Request) -> int:
+    """Seal and report; return 0.  Raises CisfsError, OSError."""
+    from cisfs.build.progress import Progress
+    from cisfs.cli.seal import signing_key_of
+    from cisfs.keys import options
+    from cisfs.runtime.images.sealing import divide
+
+    reference = _reference(args.source)
+    public = _public(args, reference)
+    public.check(force=args.force)
+    choice = _choice(args)
+    recipients = options.recipients(args, f"new passphrase for {args.output}")
+    watched = sys.stderr.isatty() and not (args.json or args.quiet)
+    progress = Progress(sys.stderr if watched else None)
+    divided = divide(
+        reference,
+        choice,
+        wanted,
+        public,
+        recipients,
+        progress,
+        scrub=args.scrub,
+        signing_key=signing_key_of(args),
+    )
+    _report(args, wanted, public, divided)
+    return 0
+
+
+def _reference(text: str) -> Reference:
+    from cisfs.errors import EngineError, UsageError
+    from cisfs.runtime.images.reference import parse
+
+    try:
+        return parse(text)
+    except EngineError as error:
+        raise UsageError(str(error)) from None
+
+
+def _choice(args: argparse.Namespace) -> Choice:
+    from cisfs.errors import UsageError
+    from cisfs.runtime.images.division import Choice
+    from cisfs.runtime.images.sealing import diff_ids
+
+    if args.top is None and args.from_layer is None and args.all_but is None:
+        raise UsageError("say which layers to seal: --top N, --from-layer DIGEST, --all-but IMAGE")
+    base = None if args.all_but is None else diff_ids(_reference(args.all_but))
+    return Choice(args.top, args.from_layer, base)
+
+
+def _public(args: argparse.Namespace, reference: Reference) -> Public:
+    from cisfs.errors import UsageError
+    from cisfs.runtime.images.sealing import Public
+
+    tag = re.search(r":([\w][\w.-]*)$", reference.rest, re.ASCII)
+    name = tag[1] if tag and reference.transport != "docker-archive" else "latest"
+    if args.public is None:
+        return Public(args.output.with_suffix(_SUFFIX), name)
+    path, colon, given = args.public.removeprefix("oci:").partition(":")
+    if not path or (colon and not given):
+        raise UsageError(f"--public {args.public!r}: write it as oci:DIRECTORY[:NAME]")
+    return Public(Path(path), given or name)
+
+
+def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: Divided) -> None:
+    from cisfs.cli.seal import document
+
+    if args.json:
+        said = {
+            **document(args, wanted, divided.sealed),
+            "layers": divided.taken,
+            "public": str(public),
+            "public_digest": divided.digest,
+            "public_layers": divided.kept,
+            "suspects": [_described(each) for each in divided.suspects],
+            "scrubbed": [_described(each) for each in divided.scrubbed],
+        }
+        print(json.dumps(said, indent=2))
+        return
+    from cisfs.runtime.images.division import can_be_scrubbed
+
+    for each in divided.suspects:
+        hint = "; --scrub takes it out" if can_be_scrubbed(each) else ""
+        print(f"cisfs: warning: stays public: {each}{hint}", file=sys.stderr)
+    if not args.quiet:
+        where = os.fspath(args.output)
+        print(
+            f"sealed {divided.taken} layers as {where}, {divided.sealed.identity}; "
+            f"{divided.kept} stay public in {public}; next: cisfs run --layer {where} {public}"
+        )
+
+
+def _described(suspect: Suspect) -> dict[str, str]:
+    return {"where": suspect.where, "name": suspect.name, "why": suspect.why}

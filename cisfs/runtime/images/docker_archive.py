@@ -1,0 +1,175 @@
+"""Images in the form that `docker save` writes: a tar with a manifest.json, layers and all.
+
+What cannot be read in place was kept in an encrypted scratch by the `Archive`.  Source: moby,
+image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format".  Does not know where the
+tar is from.  One thread.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cisfs.build.archive import Archive
+from cisfs.build.decompress import Unpacked
+from cisfs.build.index import Content
+from cisfs.build.members import Member, Members
+from cisfs.build.opening import ContentReader, open_content
+from cisfs.errors import FormatError, UsageError
+from cisfs.registry.descriptor import Descriptor
+from cisfs.registry.documents import parse_object
+from cisfs.registry.layout import Layout
+from cisfs.runtime.images import division
+from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin
+
+_MANIFEST = "manifest.json"
+_SMALL = 8 << 20  # bytes of a manifest or configuration
+_FILES_MAX = 1 << 16
+_LINKS_MAX = 8  # that lead to each other
+
+
+def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
+    """Return the image of that name, or the only one; `archive` is closed with it, or on an error.
+
+    Raises FormatError, UsageError, OSError.
+    """
+    with ExitStack() as undo:
+        undo.callback(archive.close)
+        try:
+            files = _Files(archive)
+            archive.finish()
+            image = _chosen(files.read(_MANIFEST), name)
+            config, places = _parts(image)
+            document = parse_object(files.read(config), "its configuration")
+            contents = [files.find(place) for place in places]
+            layers = tuple(map(_Tar, division.diff_ids(document), contents))
+            return Origin(label, document, layers, undo.pop_all()).checked()
+        except (FormatError, UsageError) as error:
+            raise type(error)(f"{label}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file in the archive."""
+
+    content: Content | None
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `Content`."""
+        return b"" if self.content is None else bytes(self.content.read(offset, size))
+
+
+class _Files:
+    """The files of an archive by name, once it was read to its end."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._files: dict[str, _File] = {}
+        self._links: dict[str, str] = {}
+        for member in Members(archive):
+            self._take(archive, member)
+
+    def find(self, name: str) -> _File:
+        """Return a file, by way of links or not.  Raises FormatError if there is none."""
+        found = posixpath.normpath(name)
+        for _ in range(_LINKS_MAX):
+            if found in self._files:
+                return self._files[found]
+            found = self._links.get(found, "")
+        raise FormatError(f"it has no file {name!r}: is it what docker save writes?")
+
+    def read(self, name: str) -> bytes:
+        """Return what is in a small file.  Raises FormatError, OSError."""
+        file = self.find(name)
+        if file.size > _SMALL:
+            raise FormatError(f"{name!r} has more than {_SMALL} bytes")
+        return file.read(0, file.size)
+
+    def _take(self, archive: Archive, member: Member) -> None:
+        if len(self._files) + len(self._links) >= _FILES_MAX:
+            raise FormatError(f"it has more than {_FILES_MAX} files, and so is no image")
+        name = posixpath.normpath(member.name.decode("utf-8", "surrogateescape"))
+        target = member.target.decode("utf-8", "surrogateescape")
+        if member.kind == tarfile.REGTYPE and member.segments is None:
+            size = member.stored
+            self._files[name] = _File(archive.keep(size) if size else None, size)
+        elif member.kind == tarfile.SYMTYPE:  # a layer that another image has, too
+            self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+        elif member.kind == tarfile.LNKTYPE:
+            self._links[name] = posixpath.normpath(target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tar:
+    """A layer that is a file in the archive."""
+
+    digest: str
+    file: _File
+
+    def open(self, max_size: int, scratch_directory: Path) -> Archive:
+        """See `cisfs.runtime.images.origin.Layer`."""
+        return open_content(self.file, self.file.size, max_size, scratch_directory, hashed=True)
+
+    def store(self, layout: Layout) -> Descriptor:
+        """See `cisfs.runtime.images.origin.Layer`.  It is stored without compression."""
+        if layout.has(self.digest):
+            size = layout.blob_path(self.digest).stat().st_size
+            return Descriptor(LAYER_TYPE, self.digest, size)
+        source = Unpacked(ContentReader(self.file, self.file.size))
+        try:
+            return layout.store(Hashed(source, self.digest), LAYER_TYPE)
+        finally:
+            source.close()
+
+
+def _chosen(manifest: bytes, name: str | None) -> dict[str, Any]:
+    """Return an archive's entry for an image."""
+    try:
+        images = json.loads(manifest)
+    except (ValueError, RecursionError):
+        raise FormatError(f"its {_MANIFEST} is not JSON") from None
+    if not isinstance(images, list) or not all(isinstance(each, dict) for each in images):
+        raise FormatError(f"its {_MANIFEST} is no list of images")
+    if name is not None:
+        wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        images = [each for each in images if wanted in (each.get("RepoTags") or [])]
+        if not images:
+            raise UsageError(f"it has no image {wanted}")
+    if len(images) != 1:
+        raise UsageError(f"it has {len(images)} images: name one, as in docker-archive:FILE:NAME")
+    found: dict[str, Any] = images[0]
+    return found
+
+
+def _parts(image: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the names of the files with configuration and layers."""
+    config, layers = image.get("Config"), image.get("Layers")
+    if not isinstance(config, str) or not isinstance(layers, list):
+        raise FormatError(f"its {_MANIFEST} lists no configuration and layers")
+    if not all(isinstance(each, str) for each in layers) or len(layers) > division.MAX_LAYERS:
+        raise FormatError(f"its {_MANIFEST} lists layers that are none")
+    return config, layers
+
+
+class Chunks:
+    """A stream of what an iterator yields, such as a daemon's answer."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def read(self, most: int) -> bytes:
+        """Return up to `most` bytes, none only at the end.  Raises what the iterator raises."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        taken, self._rest = self._rest[:most], self._rest[most:]
+        return taken
