@@ -55,9 +55,3 @@ def _settings(layer: Path) -> list[str]:
     if not isinstance(settings, list) or not all(isinstance(each, str) for each in settings):
         raise FormatError("the environment in a sealed layer is no list of text")
     return settings
-
-
-def merged(settings: Sequence[str], own: Mapping[str, str]) -> list[str]:
-    """Return NAME=VALUE settings with those of `own` that are not among them."""
-    given = {each.partition("=")[0] for each in settings}
-    return [*settings, *(f"{name}={value}" for name, value in own.items() if name not in given)]

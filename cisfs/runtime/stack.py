@@ -44,6 +44,7 @@ _FEATURES = {
     Kind.MEMORY: _IN_MEMORY,
     Kind.NONE: _IN_MEMORY,
 }
+_LAYER = "l/{}"
 _MOUNT_POINTS_ONLY = 16 << 20  # bytes for what a runtime makes to mount on in a read-only root
 
 
@@ -70,6 +71,11 @@ class Stack:
     scratch: MountedScratch | None
 
 
+def layer_places(place: Path, count: int) -> list[Path]:
+    """Return where the layers are mounted, the topmost first."""
+    return [place / _LAYER.format(number) for number in range(count)]
+
+
 def mount_memory(place: Path, size: int | None = None) -> None:
     """Mount a tmpfs, never swapped out where the kernel can promise that (Linux 6.4)."""
     options = "mode=0700" + (f",size={size}" if size else "")
@@ -84,7 +90,7 @@ def mount(plan: Plan, layers: Sequence[Layer], undo: ExitStack) -> Stack:
 
     `layers` are open; they are closed, whatever comes of it.  Raises CisfsError, OSError.
     """
-    names = [f"l/{number}" for number in range(len(layers))]
+    names = [_LAYER.format(number) for number in range(len(layers))]
     for name in ("base", "scratch", "root", *names):
         (plan.place / name).mkdir(parents=True)
     try:

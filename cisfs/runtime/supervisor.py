@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from cisfs.errors import CisfsError, EngineError
 from cisfs.mount import server, syscalls
-from cisfs.runtime import account, bundle, command, engine, stack
+from cisfs.runtime import account, bundle, command, engine, restored, stack
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.ending import stop_signal
@@ -65,8 +65,10 @@ class _Run:
             self._isolate(undo)
             if early := self._asked_to_end():
                 return early
+            count = len(self.opened.layers)
             stack.mount(self._plan(), self.opened.layers, undo)
-            prepared = self._prepare("root")
+            own = restored.environment(stack.layer_places(Path.cwd(), count))
+            prepared = self._prepare("root", own)
             if isinstance(prepared, command.Refusal):
                 return Outcome(prepared.exit_code, prepared.message)
             Path("config.json").write_text(json.dumps(bundle.config(prepared)))
@@ -97,8 +99,11 @@ class _Run:
             options=server.MountOptions(read_only=True, detach=False),
         )
 
-    def _prepare(self, root: str) -> bundle.Container | command.Refusal:
-        """Read the accounts and look for the command, in the tree as the container will see it."""
+    def _prepare(self, root: str, own: dict[str, str]) -> bundle.Container | command.Refusal:
+        """Read the accounts and look for the command, in the tree as the container will see it.
+
+        `own` is the environment that the sealed layers hold.
+        """
         tree = os.open(root, os.O_PATH | os.O_DIRECTORY)
         try:
             who = account.resolve(
@@ -110,7 +115,7 @@ class _Run:
             container = bundle.Container(
                 identifier=self.workspace.identifier,
                 arguments=self.request.arguments,
-                environment=self.request.environment,
+                environment={**own, **self.request.environment},
                 account=who,
                 root=root,
                 working_directory=self.request.working_directory,

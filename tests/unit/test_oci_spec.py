@@ -51,6 +51,17 @@ def test_our_variables_leave_the_environment_and_nothing_else_does() -> None:
     assert named == before
 
 
+def test_what_the_layers_hold_is_set_unless_it_is_set_already() -> None:
+    held = {"B": "held", "A": "held"}
+    named = with_environment("A=given")
+    got = spec.rewritten(named, "/n", read_only=True, machine=MACHINE, environment=held)
+    assert got["process"]["env"] == ["PATH=/bin", "A=given", "B=held"]
+    bare = config(process={"args": ["sh"]})
+    got = spec.rewritten(bare, "/n", read_only=True, machine=MACHINE, environment=held)
+    assert got["process"]["env"] == ["B=held", "A=held"]
+    assert "env" not in spec.rewritten(bare, "/n", read_only=True, machine=MACHINE)["process"]
+
+
 def test_a_read_only_root_stays_read_only() -> None:
     got = spec.rewritten(
         config(root={"path": "r", "readonly": True}), "/n", read_only=False, machine=MACHINE

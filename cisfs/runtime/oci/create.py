@@ -87,6 +87,7 @@ def _mount(
     kind: Scratch,
     place: record.Place,
 ) -> None:
+    from cisfs.runtime import restored, stack
     from cisfs.runtime.oci import keeper
     from cisfs.runtime.store import STORE
 
@@ -107,11 +108,13 @@ def _mount(
         policy=Path(line.own["policy"]).absolute() if "policy" in line.own else None,
     )
     _have_kept(task)
+    own = restored.environment(stack.layer_places(place.mounts, len(wanted.layers)))
     changed = spec.rewritten(
         config,
         str(place.mounts / "root"),
         read_only=kind.kind is Kind.NONE,
         machine=platform.machine(),
+        environment=own,
     )
     ours = place.mounts / _CONFIG
     ours.write_text(json.dumps(changed))

@@ -66,14 +66,23 @@ def root_path(config: Json) -> str:
     return str(_of_kind(root.get("path"), str, "root.path"))
 
 
-def rewritten(config: Json, root: str, *, read_only: bool, machine: str) -> Json:
+def rewritten(
+    config: Json,
+    root: str,
+    *,
+    read_only: bool,
+    machine: str,
+    environment: Mapping[str, str] | None = None,
+) -> Json:
     """Return the configuration for runc: another root, and nothing by which secrets get out.
 
-    `machine` is uname's.
+    `machine` is uname's; `environment` is what the layers hold, and what the configuration sets is
+    stronger.
     """
     process = dict(_of_kind(config.get("process") or {}, dict, "process"))
-    if "env" in process:
-        process["env"] = [each for each in process["env"] if _name(each) not in _VARIABLES]
+    if "env" in process or environment:
+        kept = [each for each in process.get("env") or [] if _name(each) not in _VARIABLES]
+        process["env"] = _merged(kept, environment or {})
     if process:
         process["rlimits"] = [
             *(each for each in process.get("rlimits") or [] if each.get("type") != "RLIMIT_CORE"),
@@ -90,6 +99,12 @@ def rewritten(config: Json, root: str, *, read_only: bool, machine: str) -> Json
         "root": {**before, "path": root, "readonly": read_only},
         "linux": linux,
     }
+
+
+def _merged(settings: list[str], own: Mapping[str, str]) -> list[str]:
+    """Return the settings, NAME=VALUE, with those of `own` that are not among them."""
+    given = {_name(each) for each in settings}
+    return [*settings, *(f"{name}={value}" for name, value in own.items() if name not in given)]
 
 
 def _without_programs(mounts: list[Json]) -> list[Json]:
