@@ -36,6 +36,11 @@ class Progress:
         if 0 < self._total <= done or time.monotonic() >= self._drawn_at + _INTERVAL:
             self._draw(done)
 
+    @property
+    def begun(self) -> int:
+        """Of how many bytes what is being done is, 0 if nobody knows."""
+        return self._total
+
     def end(self) -> None:
         """Take the line away."""
         self._write("")

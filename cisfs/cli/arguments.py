@@ -7,6 +7,7 @@ Safe anywhere.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DURATION = 3650 * 86_400
@@ -40,6 +41,14 @@ def duration(text: str) -> int | None:
     if not 0 < int(digits) * factor <= MAX_DURATION:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time from 1s to 3650d")
     return int(digits) * factor
+
+
+def layer(text: str) -> Path:
+    """Return the path of a vault or layer: what is named by its identity lies in the store."""
+    from cisfs.layer import store
+
+    identity = store.identity_in(text)
+    return Path(text) if identity is None or Path(text).exists() else store.pulled(identity)
 
 
 def workers(text: str) -> int:

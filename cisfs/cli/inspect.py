@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+
+from cisfs.cli.arguments import layer
 
 HELP = "show what a vault or sealed layer is, without its key"
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("layer", metavar="LAYER", type=Path, help="the vault or sealed layer")
+    parser.add_argument("layer", metavar="LAYER", type=layer, help="the vault or sealed layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

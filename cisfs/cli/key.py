@@ -8,19 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cisfs.cli import rotation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cisfs.format.config import SlotFields
+from cisfs.cli import remote_key, rotation
+from cisfs.cli.registries import PREFIX, add_access_options
+from cisfs.cli.slot_list import print_removed, print_slots
 
 HELP = "list, add and remove who can open a vault or sealed layer, or change its key"
 
 _EPILOG = """\
-list shows the key slots of LAYER, a path or the name of a layer in /var/lib/cisfs/layers.  Each
+list shows the key slots of LAYER, a path or the name of a layer in /var/lib/cisfs/layers, or
+docker://IMAGE, whose sealed layers are in a registry (list, add and remove).  Each
 holds the layer's key, wrapped for one recipient, and is known by its id.
 
 add and remove change nothing but the slots: data and identity stay as they are, also of a layer
@@ -43,6 +40,7 @@ examples:
   cisfs key add private.cis -r passphrase -i alice.key
   cisfs key remove private.cis 5e1612b79e39
   cisfs key rotate private.cis -i alice.key --drop 32261c25d662
+  cisfs key add docker://registry.example/team/app:1 -r bob.pem -i alice.key
 """
 
 
@@ -97,6 +95,8 @@ def _action(
     )
     action.formatter_class = argparse.RawDescriptionHelpFormatter
     action.add_argument("layer", metavar="LAYER", help="the vault or sealed layer")
+    if name != "rotate":
+        add_access_options(action)
     return action
 
 
@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     """List or change the slots; return 0, or 128+N when signal N ended a rotation."""
     from cisfs.layer import store
 
+    if args.layer.startswith(PREFIX):
+        return remote_key.run(args)
     path = store.resolve_from_here(args.layer)
     if args.action == "rotate":
         return rotation.run(path, args)
@@ -119,7 +121,7 @@ def _list(path: Path, args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({"path": str(path), "slots": describe_slots(slots)}, indent=2))
     else:
-        _print(slots)
+        print_slots(slots)
 
 
 def _add(path: Path, args: argparse.Namespace) -> None:
@@ -127,20 +129,10 @@ def _add(path: Path, args: argparse.Namespace) -> None:
     from cisfs.layer import keyslots, unlocked
 
     recipients = options.recipients(args)
-    _print(keyslots.add(path, unlocked.opener(path, args), recipients))
+    print_slots(keyslots.add(path, unlocked.opener(path, args), recipients))
 
 
 def _remove(path: Path, args: argparse.Namespace) -> None:
     from cisfs.layer import keyslots, unlocked
 
-    for slot in keyslots.remove(path, unlocked.opener(path, args), args.slots):
-        from cisfs.keys.slots import slot_id
-
-        print(f"removed {slot_id(slot)} {slot['type']}")
-
-
-def _print(slots: Iterable[SlotFields]) -> None:
-    from cisfs.keys.slots import in_words, slot_id
-
-    for slot in slots:
-        print(f"{slot_id(slot)}  {slot['type']:<12}  {in_words(slot)}".rstrip())
+    print_removed(keyslots.remove(path, unlocked.opener(path, args), args.slots))

@@ -23,6 +23,8 @@ COMMANDS = (
     "mount",
     "umount",
     "seal",
+    "push",
+    "pull",
     "sign",
     "run",
     "commit",

@@ -10,6 +10,8 @@ import argparse
 import os
 from pathlib import Path
 
+from cisfs.cli.arguments import layer
+
 HELP = "show the files of a vault or sealed layer, decrypted, in a directory"
 
 MAX_WORKERS = 256
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the vault or sealed layer")
+    parser.add_argument("source", metavar="SOURCE", type=layer, help="the vault or sealed layer")
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     parser.add_argument(
         "--read-only", action="store_true", help="allow no changes; several such mounts may coexist"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cisfs.cli.arguments import layer
+
 HELP = "sign a sealed layer, for those who ask who made it"
 
 _EPILOG = """\
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("layer", metavar="LAYER", type=Path, help="the sealed layer")
+    parser.add_argument("layer", metavar="LAYER", type=layer, help="the sealed layer")
     parser.add_argument(
         "--key",
         metavar="FILE",

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import layer
+
 if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
     from cisfs.layer.verify import Finding
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("layer", metavar="LAYER", type=Path, help="the vault or sealed layer")
+    parser.add_argument("layer", metavar="LAYER", type=layer, help="the vault or sealed layer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--salvage", action="store_true", help="mend what a crash left half done")
     signed = parser.add_argument_group("signatures")

@@ -201,7 +201,7 @@ def _kinds(slots: list[SlotFields]) -> str:
     return "the slots here take: " + ", ".join(ascii(slot["type"])[1:-1] for slot in slots)
 
 
-def unauthentic(opener: Opener, path: Path, altered: str) -> CisfsError:
+def unauthentic(opener: Opener, path: Path | str, altered: str) -> CisfsError:
     """Return what to raise when what is stored at `path` is not authentic under the master key.
 
     A master key out of a slot is the right one, so something was `altered`.  One that was kept

@@ -36,12 +36,7 @@ def add(path: Path, opener: Opener, recipients: Recipients) -> list[SlotFields]:
     or service fails.
     """
     added: list[SlotFields] = []
-
-    def change(master: SecretKey, identifier: bytes) -> Callable[[Slots], Slots]:
-        added[:] = new_slots(master, recipients, identifier)
-        return partial(_with, path, added)
-
-    _change(path, opener, change)
+    _change(path, opener, adding(str(path), recipients, added))
     return added
 
 
@@ -52,23 +47,38 @@ def remove(path: Path, opener: Opener, wanted: Sequence[str]) -> list[SlotFields
     none would be left; what opening the layer raises.
     """
     removed: list[SlotFields] = []
-
-    def without(found: Slots) -> Slots:
-        removed[:] = [_named(path, found, each) for each in dict.fromkeys(wanted)]
-        kept = tuple(slot for slot in found if slot not in removed)
-        if not kept:
-            raise UsageError(
-                f"nobody could open {path} without these key slots; add another one first"
-            )
-        return kept
-
-    _change(path, opener, lambda _master, _identifier: without)
+    _change(path, opener, removing(str(path), wanted, removed))
     return removed
 
 
-def _with(path: Path, added: Sequence[SlotFields], found: Slots) -> Slots:
+def adding(where: str, recipients: Recipients, added: list[SlotFields]) -> SlotChange:
+    """Return the change that adds slots, and puts them into `added`, too."""
+
+    def change(master: SecretKey, identifier: bytes) -> Callable[[Slots], Slots]:
+        added[:] = new_slots(master, recipients, identifier)
+        return partial(_with, where, added)
+
+    return change
+
+
+def removing(where: str, wanted: Sequence[str], removed: list[SlotFields]) -> SlotChange:
+    """Return the change that takes slots away, and puts them into `removed`."""
+
+    def without(found: Slots) -> Slots:
+        removed[:] = [_named(where, found, each) for each in dict.fromkeys(wanted)]
+        kept = tuple(slot for slot in found if slot not in removed)
+        if not kept:
+            raise UsageError(
+                f"nobody could open {where} without these key slots; add another one first"
+            )
+        return kept
+
+    return lambda _master, _identifier: without
+
+
+def _with(where: str, added: Sequence[SlotFields], found: Slots) -> Slots:
     if len(found) + len(added) > MAX_SLOTS:
-        raise UsageError(f"{path} has {len(found)} key slots; there is room for {MAX_SLOTS}")
+        raise UsageError(f"{where} has {len(found)} key slots; there is room for {MAX_SLOTS}")
     return (*found, *added)
 
 
@@ -76,11 +86,11 @@ def _change(path: Path, opener: Opener, change: SlotChange) -> None:
     (sealed if is_sealed(path) else vault).change_slots(path, opener, change)
 
 
-def _named(path: Path, found: Slots, wanted: str) -> SlotFields:
+def _named(where: str, found: Slots, wanted: str) -> SlotFields:
     if len(wanted) < _LEAST_DIGITS:
         raise UsageError(f"key slot {wanted!r}: give at least {_LEAST_DIGITS} digits of its id")
     named = [slot for slot in found if slot_id(slot).startswith(wanted)]
     if len(named) != 1:
         why = "two key slots of that id: give more digits" if named else "no such key slot"
-        raise UsageError(f"key slot {wanted!r}: {why}; list them with: cisfs key list {path}")
+        raise UsageError(f"key slot {wanted!r}: {why}; list them with: cisfs key list {where}")
     return named[0]

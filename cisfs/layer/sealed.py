@@ -98,15 +98,7 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
     if there is no room.
     """
     header, text = stored(path)
-    master, keys = _opened(path, header, text, opener)
-
-    make = change(master, header.layer_id)
-
-    def changed(found: SlotText) -> SlotText:
-        _check_slots(found, keys)
-        after = replace(found, slots=make(found.slots), mac=b"", revision=found.revision + 1)
-        return replace(after, mac=slots_mac(after, keys))
-
+    changed = _changing(path, header, text, opener, change)
     fd = open_file(path, os.O_RDWR)
     try:
         with naming(path):
@@ -114,6 +106,16 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
             slotarea.update(fd, changed)
     finally:
         os.close(fd)
+
+
+def changed_text(
+    where: str, header: LayerHeader, text: SlotText, opener: Opener, change: SlotChange
+) -> SlotText:
+    """Return what `change` makes of the key slots of a layer that is elsewhere, `where` in words.
+
+    Raises what opening it raises, what `change` raises.
+    """
+    return _changing(where, header, text, opener, change)(text)
 
 
 def slots_mac(text: SlotText, keys: LayerKeys) -> bytes:
@@ -210,7 +212,7 @@ class SealedLayer:
 
 
 def _opened(
-    path: Path, header: LayerHeader, text: SlotText, opener: Opener
+    path: Path | str, header: LayerHeader, text: SlotText, opener: Opener
 ) -> tuple[SecretKey, LayerKeys]:
     """Return the layer key that `opener` gives, and the keys made of it.
 
@@ -223,6 +225,21 @@ def _opened(
             raise unauthentic(opener, path, "its header was altered by someone without the key")
         _check_slots(text, keys)
     return master, keys
+
+
+def _changing(
+    path: Path | str, header: LayerHeader, text: SlotText, opener: Opener, change: SlotChange
+) -> Callable[[SlotText], SlotText]:
+    """Open the layer, and return what makes a changed text of an authentic one."""
+    master, keys = _opened(path, header, text, opener)
+    make = change(master, header.layer_id)
+
+    def changed(found: SlotText) -> SlotText:
+        _check_slots(found, keys)
+        after = replace(found, slots=make(found.slots), mac=b"", revision=found.revision + 1)
+        return replace(after, mac=slots_mac(after, keys))
+
+    return changed
 
 
 def _check_slots(text: SlotText, keys: LayerKeys) -> None:

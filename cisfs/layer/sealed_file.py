@@ -112,7 +112,7 @@ def open_file(path: Path, access: int = os.O_RDONLY) -> int:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Say which layer an error is about, and what to do."""
     try:
         yield

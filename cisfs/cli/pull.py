@@ -1,0 +1,109 @@
+"""`cisfs pull`: an image's sealed layers into the local store, and its public part to an engine.
+
+Parses, calls `cisfs.registry.pull`, reports.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cisfs.registry.pull import Pulled
+    from cisfs.registry.reference import Reference
+    from cisfs.registry.repository import Repository
+
+HELP = "pull an image with sealed layers from a registry"
+
+ENGINES = ("docker", "podman", "embedded", "none")
+
+_EPILOG = """\
+The sealed layers of IMAGE go to the store (/var/lib/cisfs, or ~/.local/share/cisfs without root) as
+they are: encrypted.  Everything is checked on the way, and interrupted the same command goes on.
+Layers that are there already only get the key slots that the registry has now.
+
+The public image goes to the engine, if one is named.
+
+examples:
+  cisfs pull registry.example/team/app:1 --engine docker
+  cisfs pull registry.example/team/app:1 && cisfs run docker://registry.example/team/app:1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.cli.registries import add_access_options
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("image", metavar="IMAGE", help="HOST/NAME[:TAG][@DIGEST]")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="none",
+        help="where the public image goes (default: none)",
+    )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="print one JSON document")
+    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_access_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pull; return 0."""
+    from cisfs.build.progress import Progress
+    from cisfs.cli.registries import access_of, reference_of, repository_of, show
+    from cisfs.layer import store
+    from cisfs.registry.pull import pull
+
+    reference = reference_of(args.image)
+    watched = sys.stderr.isatty() and not (args.json or args.quiet)
+    shown = Progress(sys.stderr if watched else None)
+    shown.begin("looking")
+    try:
+        with repository_of(args, reference) as repository:
+            identities = _allowed(repository, reference)
+            progress = partial(show, shown, "pulling")
+            pulled = pull(repository, identities, store.local(), access_of(args), progress)
+    finally:
+        shown.end()
+    if args.engine != "none":
+        from cisfs.runtime.images import delivery
+
+        delivery.deliver(str(reference), args.engine, store.local(), plain=args.plain_http)
+    _report(args, pulled)
+    return 0
+
+
+def _allowed(repository: Repository, reference: Reference) -> tuple[str, ...]:
+    """Return the identities of the image's layers, if the trust policy allows them all."""
+    from cisfs.cli.registries import machine
+    from cisfs.errors import UsageError
+    from cisfs.layer import admission
+    from cisfs.registry.found import choose, find_artifact, find_image, find_keys
+
+    manifest = choose(repository.manifest(reference.target), repository.described, machine())
+    found = find_image(repository, manifest)
+    if not found.identities:
+        raise UsageError(f"{reference} has no sealed layers: pull it with the engine")
+    find_artifact(repository, found)
+    policy = admission.load()
+    for identity in found.identities:
+        signatures = find_keys(repository, identity).text.signatures
+        policy.check(identity, signatures, repository.name)
+    return found.identities
+
+
+def _report(args: argparse.Namespace, pulled: list[Pulled]) -> None:
+    if args.json:
+        layers = [
+            {"identity": each.identity, "path": str(each.path), "fetched": each.fetched}
+            for each in pulled
+        ]
+        print(json.dumps({"image": args.image, "layers": layers}, indent=2))
+    elif not args.quiet:
+        for each in pulled:
+            print(f"{'pulled' if each.fetched else 'had'} {each.identity}")

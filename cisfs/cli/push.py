@@ -1,0 +1,140 @@
+"""`cisfs push`: a public image and sealed layers, to a registry.
+
+Parses, calls `cisfs.registry.push`, reports.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cisfs.registry.push import Base, Pushed
+    from cisfs.registry.repository import Repository
+
+HELP = "push a public image with sealed layers to a registry"
+
+_EPILOG = """\
+IMAGE becomes an ordinary image: the public layers of BASE, with a configuration that names the
+sealed layers by their identities.  Any engine pulls and runs it, without what is sealed.  The
+sealed layers go to the same repository as artifacts that refer to it, encrypted as they are, and
+their key slots apart from them: "cisfs key add docker://IMAGE" sends a few kilobytes.
+
+BASE is docker://NAME, oci:DIRECTORY[:NAME], docker-archive:FILE or docker-daemon:NAME.  Nothing is
+sent that the registry has already.
+
+examples:
+  cisfs push registry.example/team/app:1 --base docker-daemon:app-base:1 --layer private.cis
+  docker run --runtime=cisfs registry.example/team/app:1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    from cisfs.cli.registries import add_access_options
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("image", metavar="IMAGE", help="HOST/NAME[:TAG] to push to")
+    parser.add_argument(
+        "--base", metavar="BASE", required=True, help="the public image below the sealed layers"
+    )
+    parser.add_argument(
+        "--layer",
+        metavar="LAYER",
+        action="append",
+        required=True,
+        dest="layers",
+        help="a sealed layer, the topmost first; any number",
+    )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="print one JSON document")
+    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_access_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Push; return 0."""
+    from cisfs.build.progress import Progress
+    from cisfs.cli.registries import reference_of, repository_of, show
+    from cisfs.errors import UsageError
+    from cisfs.layer import store
+    from cisfs.registry.push import push
+
+    reference = reference_of(args.image)
+    if reference.digest is not None or reference.tag is None:
+        raise UsageError(f"{args.image}: push to a tag, not to a digest")
+    layers = [store.resolve_from_here(each) for each in args.layers]
+    watched = sys.stderr.isatty() and not (args.json or args.quiet)
+    shown = Progress(sys.stderr if watched else None)
+    shown.begin("reading")
+    try:
+        with repository_of(args, reference) as repository, _base(args, repository) as base:
+            pushed = push(repository, reference.tag, base, layers, partial(show, shown, "pushing"))
+    finally:
+        shown.end()
+    _report(args, pushed)
+    return 0
+
+
+@contextmanager
+def _base(args: argparse.Namespace, target: Repository) -> Iterator[Base]:
+    """Yield the base image: in a registry, or copied to a layout, where it may lie in plain."""
+    from cisfs.runtime.images import reference
+
+    name = reference.parse(args.base)
+    if name.transport == "docker":
+        with _in_registry(args, name.rest.removeprefix("//"), target) as base:
+            yield base
+        return
+    import tempfile
+
+    from cisfs.cli.registries import machine
+    from cisfs.registry.found import choose
+    from cisfs.registry.layout import Layout
+    from cisfs.registry.push import LayoutBase
+    from cisfs.runtime.images import tools
+
+    with tempfile.TemporaryDirectory(prefix="cisfs-push-") as directory:
+        place = Path(directory, "layout")
+        tools.copy(str(name), place, "base")
+        layout = Layout.open(place)
+        found = layout.manifest(layout.find("base"))
+        yield LayoutBase(layout, choose(found, layout.manifest, machine()))
+
+
+@contextmanager
+def _in_registry(args: argparse.Namespace, name: str, target: Repository) -> Iterator[Base]:
+    from cisfs.cli.registries import machine, reference_of, repository_of
+    from cisfs.registry.found import choose
+    from cisfs.registry.push import RemoteBase
+
+    reference = reference_of(name)
+    with repository_of(args, reference) as repository:
+        found = repository.manifest(reference.target)
+        manifest = choose(found, repository.described, machine())
+        yield RemoteBase(repository, manifest, reference.registry == target.session.registry)
+
+
+def _report(args: argparse.Namespace, pushed: Pushed) -> None:
+    if args.json:
+        document = {
+            "image": args.image,
+            "digest": pushed.image,
+            "artifact": pushed.layers_artifact,
+            "layers": list(pushed.identities),
+            "uploaded": pushed.uploaded,
+        }
+        print(json.dumps(document, indent=2))
+    elif not args.quiet:
+        count = len(pushed.identities)
+        print(
+            f"pushed {args.image}, {pushed.image}, with {count} sealed layer"
+            f"{'' if count == 1 else 's'}; next: cisfs pull {args.image}"
+        )

@@ -1,0 +1,82 @@
+"""A sealed layer without its key slots, as registries get it: read for an upload, and completed.
+
+docs/FORMAT.md, section 13.  Nothing here takes a key.  A source belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from cisfs.errors import FormatError, WrongContentError
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET, UNITS_OFFSET
+from cisfs.format.slotarea import AREAS_SIZE, SlotText
+from cisfs.layer.sealed_file import stored
+from cisfs.registry.artifacts import bare
+from cisfs.registry.descriptor import Descriptor
+
+_PIECE = 1 << 20
+
+
+class BareSource:
+    """The layer at a path, to be uploaded: what is between header and units is zeros."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises what `stored` raises: what is no sealed layer is never read."""
+        self.header, self.text = stored(path)
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.pread(self._fd, HEADER_SIZE, 0) != self.header.pack():
+                raise FormatError(f"{path} was replaced by another layer just now; try again")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.header.geometry.stored_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer only at the end."""
+        data = bytearray(os.pread(self._fd, min(size, self.size - offset), offset))
+        start, end = max(SLOTS_OFFSET - offset, 0), min(UNITS_OFFSET - offset, len(data))
+        if start < end:
+            data[start:end] = bytes(end - start)
+        return bytes(data)
+
+    def descriptor(self) -> Descriptor:
+        """Return the descriptor of the blob; reads all of it."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, _PIECE):
+            digest.update(self.read(offset, _PIECE))
+        return bare(f"sha256:{digest.hexdigest()}", self.size, self.header.identity)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def complete(fd: int, identity: str, text: SlotText) -> LayerHeader:
+    """Give the bare layer at `fd`, which its digest was checked of, its key slots.
+
+    Raises WrongContentError if it is not the layer of that identity, FormatError, OSError.
+    """
+    header = checked_header(os.pread(fd, HEADER_SIZE, 0), identity)
+    if os.fstat(fd).st_size != header.geometry.stored_size:
+        raise WrongContentError(f"the blob of {identity} has another size than its header says")
+    if any(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET)):
+        raise WrongContentError(f"the blob of {identity} has key slots of its own")
+    os.pwrite(fd, text.pack(), SLOTS_OFFSET)
+    os.fsync(fd)
+    return header
+
+
+def checked_header(data: bytes, identity: str) -> LayerHeader:
+    """Return the header of the layer of that identity.  Raises WrongContentError, FormatError."""
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != identity:
+        raise WrongContentError(f"what the registry sent is not the layer {identity}")
+    return LayerHeader.parse(data)

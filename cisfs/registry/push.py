@@ -1,0 +1,196 @@
+"""Pushing: a public base and sealed layers become an image and its artifacts in a repository.
+
+docs/FORMAT.md, section 13.  What was asked to be sealed is read through `BareSource` alone, which
+takes nothing but sealed layers.  Threads of its own while it uploads; one call at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from cisfs.errors import UsageError
+from cisfs.format.sealed import check_base
+from cisfs.registry import artifacts, image
+from cisfs.registry.artifacts import keys_blob, keys_tag
+from cisfs.registry.bare import BareSource
+from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
+from cisfs.registry.download import Report
+from cisfs.registry.layout import Layout
+from cisfs.registry.manifest import Manifest
+from cisfs.registry.repository import Repository
+from cisfs.registry.source import BytesSource, FileSource, Source
+from cisfs.registry.transfer import Job, Progress, transfer
+
+
+class Base(Protocol):
+    """Where a public base image is taken from."""
+
+    manifest: Manifest
+    repository: str | None  # of the same registry: its blobs can be mounted
+
+    def config(self) -> bytes:
+        """Return the image's configuration, checked."""
+
+    def opened(self, blob: Descriptor) -> AbstractContextManager[Source]:
+        """Open a blob to be uploaded."""
+
+
+class LayoutBase:
+    """A base in an OCI image layout."""
+
+    repository: str | None = None
+
+    def __init__(self, layout: Layout, manifest: Manifest) -> None:
+        self._layout = layout
+        self.manifest = manifest
+
+    def config(self) -> bytes:
+        """See `Base`."""
+        return self._layout.read(self.manifest.config, image.MAX_CONFIG)
+
+    @contextmanager
+    def opened(self, blob: Descriptor) -> Iterator[Source]:
+        """See `Base`; the registry checks the digest."""
+        fd = self._layout.open_blob(blob)
+        try:
+            yield FileSource(fd)
+        finally:
+            os.close(fd)
+
+
+class RemoteBase:
+    """A base in a registry; what cannot be mounted is fetched to an unnamed file first."""
+
+    def __init__(self, repository: Repository, manifest: Manifest, same_registry: bool) -> None:
+        self._repository = repository
+        self.manifest = manifest
+        self.repository = repository.session.repository if same_registry else None
+
+    def config(self) -> bytes:
+        """See `Base`."""
+        return self._repository.read_blob(self.manifest.config, image.MAX_CONFIG)
+
+    @contextmanager
+    def opened(self, blob: Descriptor) -> Iterator[Source]:
+        """See `Base`; it is public, and may lie on the disk."""
+        with tempfile.TemporaryFile() as file:
+            self._repository.download(blob, file.fileno())
+            yield FileSource(file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What was pushed: digests of the manifests, identities of the layers, bytes sent."""
+
+    image: str
+    layers_artifact: str
+    identities: tuple[str, ...]
+    uploaded: int
+
+
+def push(
+    repository: Repository,
+    tag: str,
+    base: Base,
+    layers: Sequence[Path],
+    progress: Progress | None = None,
+) -> Pushed:
+    """Push `base` and the sealed layers at `layers`, the topmost first, as one image.
+
+    Blobs go first, then the manifests, so that nobody ever finds half of it; what is there already
+    is not sent again.  Raises NotAVaultError or FormatError for what is no sealed layer, UsageError
+    for layers that belong on another base, RegistryError, OSError.
+    """
+    with ExitStack() as undo:
+        sources = []
+        for path in layers:
+            sources.append(BareSource(path))
+            undo.callback(sources[-1].close)
+        config = base.config()
+        for source in sources:
+            check_base(source.header, image.diff_ids(config))
+        identities = [source.header.identity for source in sources]
+        if len(set(identities)) != len(identities):
+            raise UsageError("a sealed layer is named twice")
+        return _push(repository, tag, base, config, sources, progress)
+
+
+def _push(
+    repository: Repository,
+    tag: str,
+    base: Base,
+    config: bytes,
+    sources: Sequence[BareSource],
+    progress: Progress | None,
+) -> Pushed:
+    named = ",".join(f"{repository.name}@{source.header.identity}" for source in sources)
+    config = image.naming(config, named)
+    described = Descriptor.of(config, image.CONFIG_TYPE)
+    public = image.layer_types(base.manifest.layers)
+    sent = _Sent(repository)
+    bare = [source.descriptor() for source in sources]
+    keys = [keys_blob(source.text) for source in sources]
+    small = [(described, config), (EMPTY, EMPTY_JSON)]
+    small += [(_keys(blob), blob) for blob in keys]
+    jobs = [sent.job(blob, partial(base.opened, blob), base.repository) for blob in public]
+    at_hand: list[tuple[Descriptor, Source]] = [*zip(bare, sources, strict=True)]
+    at_hand += [(blob, BytesSource(content)) for blob, content in small]
+    jobs += [sent.job(blob, partial(_given, source)) for blob, source in at_hand]
+    transfer(jobs, progress)
+    manifest = image.image(described, public, named, base.manifest.annotations)
+    repository.put_manifest(manifest, tag)
+    artifact = artifacts.layers_artifact(bare, manifest.descriptor)
+    repository.put_referrer(artifact)
+    for source, blob in zip(sources, keys, strict=True):
+        identity = source.header.identity
+        kept = artifacts.keys_artifact(_keys(blob), identity, artifact.descriptor)
+        repository.put_manifest(kept, keys_tag(identity))
+    return Pushed(
+        manifest.descriptor.digest,
+        artifact.descriptor.digest,
+        tuple(source.header.identity for source in sources),
+        sent.bytes,
+    )
+
+
+def _given(source: Source) -> AbstractContextManager[Source]:
+    return nullcontext(source)
+
+
+def _keys(blob: bytes) -> Descriptor:
+    return Descriptor.of(blob, artifacts.KEYS_TYPE)
+
+
+class _Sent:
+    """Uploads to one repository, and how many bytes they were."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.bytes = 0
+
+    def job(
+        self,
+        blob: Descriptor,
+        opened: Callable[[], AbstractContextManager[Source]],
+        mount_from: str | None = None,
+    ) -> Job:
+        """Return what sees to it that a blob is there."""
+
+        def run(report: Report) -> None:
+            if self._repository.has_blob(blob) or (
+                mount_from is not None and self._repository.mount(blob, mount_from)
+            ):
+                report(blob.size)
+                return
+            with opened() as source:
+                if self._repository.upload(blob, source, report=report):
+                    self.bytes += blob.size
+
+        return Job(blob.size, run)

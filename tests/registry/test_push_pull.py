@@ -1,0 +1,208 @@
+"""Images with sealed layers, to a registry and back, as the commands do it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from cisfs.cli.main import main
+from cisfs.format.sealed import base_of
+from cisfs.keys.slots import slot_id
+from cisfs.layer import keyslots, store
+from cisfs.layer.opening import describe
+from cisfs.layer.sealing import StoredImage, seal_image
+from cisfs.registry import image as images
+from cisfs.registry.artifacts import keys_tag
+from cisfs.registry.documents import Json
+from cisfs.registry.layout import Layout
+from cisfs.registry.manifest import Manifest, build_manifest, dump
+from cisfs.registry.repository import Repository
+from tests.registry.conftest import Open
+from tests.registry.harness.debian import DebianRegistry
+from tests.registry.harness.faults import RandomCuts
+from tests.registry.harness.proxy import Proxy
+from tests.unit import layers
+from tests.unit.vaults import KEY
+
+MIB = 1 << 20
+CANARY = b"the canary sings"
+IMAGE = (CANARY + layers.image(8 * MIB))[: 8 * MIB]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a base image, a sealed layer, keys, and a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISFS_PASSPHRASE_FILE", raising=False)
+    monkeypatch.setattr("cisfs.layer.unlocked.find", lambda _path: None)
+    monkeypatch.setattr("cisfs.layer.unlocked.ready", lambda: ())
+    monkeypatch.setattr(store, "local", lambda: tmp_path / "store")
+    make_base(tmp_path / "base", "1")
+    layers.seal(tmp_path / "private.cis", IMAGE)
+    private("private.key", KEY.secret)
+    assert main(["keygen", "-o", "ann.key"]) == 0
+    return tmp_path
+
+
+def private(name: str, content: bytes) -> None:
+    path = Path(name)
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
+def make_base(directory: Path, name: str) -> list[str]:
+    """A public image of two layers; returns its diff_ids."""
+    layout = Layout.create(directory)
+    blobs, ids = [], []
+    for number in range(2):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            info = tarfile.TarInfo(f"public{number}")
+            content = random.Random(number).randbytes(300_000)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        ids.append(f"sha256:{hashlib.sha256(packed.getvalue()).hexdigest()}")
+        media_type = "application/vnd.oci.image.layer.v1.tar"
+        blobs.append(layout.put(packed.getvalue(), media_type))
+    config: dict[str, Json] = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin", "CISFS_LAYERS=old"], "Labels": {"a": "b"}},
+        "rootfs": {"type": "layers", "diff_ids": [*ids]},
+    }
+    described = layout.put(dump(config), images.CONFIG_TYPE)
+    layout.add(layout.put_manifest(build_manifest(config=described, layers=blobs)), name)
+    return ids
+
+
+def push(reference: str, *words: str) -> int:
+    base = ["--base", "oci:base:1", "--layer", "private.cis"]
+    return main(["push", reference, *base, *words])
+
+
+@pytest.mark.usefixtures("here")
+def test_there_and_back(front: Proxy, capsys: pytest.CaptureFixture[str], opened: Open) -> None:
+    reference = f"{front.name}/team/app:1"
+    assert push(reference, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    (identity,) = said["layers"]
+    repository = opened(front.name, "team/app")
+    config = config_of(repository, "1")
+    named = f"{front.name}/team/app@{identity}"
+    assert config["config"] == {
+        "Env": ["PATH=/bin", f"CISFS_LAYERS={named}"],
+        "Labels": {"a": "b", "dev.cisfs.layers": named},
+    }
+    assert main(["pull", reference, "--json"]) == 0
+    (pulled,) = json.loads(capsys.readouterr().out)["layers"]
+    assert pulled["fetched"]
+    assert Path(pulled["path"]).read_bytes() == Path("private.cis").read_bytes()
+    assert store.resolve(named) == Path(pulled["path"])
+    assert main(["verify", named, "--key-file", "private.key"]) == 0
+    assert main(["pull", reference, "--json"]) == 0
+    said = capsys.readouterr().out
+    (again,) = json.loads(said[said.index("{") :])["layers"]
+    assert not again["fetched"]
+
+
+def config_of(repository: Repository, tag: str) -> dict[str, object]:
+    manifest = repository.manifest(tag)
+    assert isinstance(manifest, Manifest)
+    config: dict[str, object] = json.loads(repository.read_blob(manifest.config, 1 << 20))
+    return config
+
+
+@pytest.mark.usefixtures("here")
+def test_nothing_in_plain_reaches_the_registry(debian: DebianRegistry, front: Proxy) -> None:
+    assert push(f"{front.name}/plain/app:1") == 0
+    stored = [path for path in debian.storage.rglob("*") if path.is_file()]
+    assert any(path.stat().st_size > 8 * MIB for path in stored)
+    assert not any(CANARY in path.read_bytes() for path in stored)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_there_is_not_sent_again(front: Proxy) -> None:
+    assert push(f"{front.name}/again/app:1") == 0
+    before = front.received
+    assert push(f"{front.name}/again/app:2") == 0
+    assert front.received - before < 32_000
+
+
+@pytest.mark.usefixtures("here")
+def test_recipients_come_and_go_without_the_data(front: Proxy) -> None:
+    reference = f"{front.name}/keys/app:1"
+    assert push(reference) == 0
+    for words in (
+        ["add", f"docker://{reference}", "-r", "ann.key.pub", "--key-file", "private.key"],
+        ["remove", f"docker://{reference}", slot_of(0), "-i", "ann.key"],
+    ):
+        before = front.received + front.sent
+        assert main(["key", *words]) == 0
+        assert front.received + front.sent - before < 64 * 1024
+    assert main(["pull", reference]) == 0
+    (path,) = (store.local() / "sealed").glob("*/layer.cis")
+    assert main(["verify", str(path), "-i", "ann.key"]) == 0
+    assert main(["verify", str(path), "--key-file", "private.key"]) == 12
+
+
+def slot_of(number: int) -> str:
+    return slot_id(keyslots.slots(Path("private.cis"))[number])
+
+
+@pytest.mark.usefixtures("here")
+def test_older_key_slots_are_refused(front: Proxy, opened: Open) -> None:
+    reference = f"{front.name}/old/app:1"
+    assert push(reference) == 0
+    repository = opened(front.name, "old/app")
+    identity = str(describe(Path("private.cis"))["identity"])
+    old = repository.manifest(keys_tag(identity))
+    add = ["key", "add", f"docker://{reference}", "-r", "ann.key.pub", "--key-file", "private.key"]
+    assert main(add) == 0
+    assert main(["pull", reference]) == 0
+    repository.put_manifest(old, keys_tag(identity))
+    assert main(["pull", reference]) == 22
+
+
+def test_a_layer_goes_on_its_own_base_only(here: Path, front: Proxy) -> None:
+    ids = make_base(here / "other", "1")
+    private("image", IMAGE[: 64 * 1024])
+    with Path("image").open("rb") as file:
+        image = StoredImage(file.fileno(), 64 * 1024)
+        seal_image(image, here / "bound.cis", KEY, base=base_of(ids))
+        seal_image(image, here / "lost.cis", KEY, base=base_of(ids[:1]))
+    words = ["push", f"{front.name}/bound/app:1", "--base", "oci:base:1", "--layer"]
+    assert main([*words, "bound.cis"]) == 0
+    assert main([*words, "lost.cis"]) == 23
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("what", ["vault", "plain", "twice"])
+def test_what_is_no_sealed_layer_never_leaves(
+    what: str, front: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a byte is sent before that is known."""
+    assert main(["init", "vault", "--key-file", "private.key"]) == 0
+    Path("plain").write_bytes(CANARY * 1000)
+    more = "private.cis" if what == "twice" else what
+    capsys.readouterr()
+    code = push(f"{front.name}/no/app:1", "--layer", more)
+    assert code == (2 if what == "twice" else 10)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert front.received == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_through_a_line_that_breaks(modern_front: Proxy) -> None:
+    reference = f"{modern_front.name}/cuts/app:1"
+    modern_front.cuts = RandomCuts(seed=5, count=6, span=2 * MIB)
+    assert push(reference) == 0
+    modern_front.cuts = RandomCuts(seed=6, count=6, span=2 * MIB)
+    assert main(["pull", reference]) == 0
+    (path,) = (store.local() / "sealed").glob("*/layer.cis")
+    assert path.read_bytes() == Path("private.cis").read_bytes()
