@@ -112,7 +112,8 @@ class Session:
 
         def whole() -> Reply:
             with self._once(ask) as response:
-                body = b"" if ask.method == "HEAD" else response.read(limit)
+                # To its end, of a HEAD too: only then the connection can be used again.
+                body = response.read(limit)
                 return Reply(response.status, response.url, response.header, body)
 
         return self._patiently(ask, whole)
@@ -158,11 +159,11 @@ class Session:
         url = self.url(ask.path)
         request = Request(ask.method, url, ask.headers, ask.body)
         scopes = ask.scopes if ask.scopes is not None else self._usual_scopes(ask.method)
-        ours = self.transport.same_origin(url, self.url(""))
+        ours = self._is_ours(url)
         header = self._authenticator.header(scopes) if ours else None
         for _ in range(_LOGINS):
             with self.transport.open(replace(request, authorization=header)) as response:
-                if response.status != 401 or not ours:
+                if response.status != 401 or not (ours and self._is_ours(response.url)):
                     self._judge(ask, response)
                     yield response
                     return
@@ -171,6 +172,13 @@ class Session:
             if header is None:
                 break
         raise LoginError(f"{self.name}: {ask.what}: {self._login_needed()}")
+
+    def _is_ours(self, url: str) -> bool:
+        """Tell whether our login is for who is at `url`: nobody else may ask for it, either.
+
+        A store that a redirect led to could name a token server of its own.
+        """
+        return self.transport.same_origin(url, self.url(""))
 
     def _usual_scopes(self, method: str) -> Scopes:
         return frozenset({self.scope(PULL if method in ("GET", "HEAD") else PUSH)})
@@ -187,8 +195,8 @@ class Session:
         where, said = f"{self.name}: {ask.what}", _said(response)
         if status == 403:
             raise LoginError(f"{where}: forbidden to {self._authenticator.user or 'all'}{said}")
-        if status == 401:
-            raise LoginError(f"{where}: {self._login_needed()}")
+        if status == 401:  # no other 401 gets here
+            raise LoginError(f"{where}: it is kept at another host, which wants a login of its own")
         if status == 404:
             raise NotFoundError(f"{where}: there is none{said}")
         raise RegistryError(f"{where}: the registry answered {status}{said}")

@@ -39,6 +39,17 @@ def test_sizes_and_parts(front: Proxy, opened: Open) -> None:
         repository.read_blob(descriptor, 299_999)
 
 
+def test_connections_are_used_again(front: Proxy, opened: Open) -> None:
+    repository = opened(front.name)
+    descriptor, _ = pushed_blob(repository, 1000)
+    for start in range(10):
+        assert repository.has_blob(descriptor)
+        with repository.open_range(descriptor, start) as pieces:
+            assert sum(map(len, pieces)) == 1000 - start
+    assert len(front.seen) >= 20
+    assert front.connections <= 2  # the first finds out that there is no TLS
+
+
 def test_a_blob_that_is_not_there(front: Proxy, opened: Open) -> None:
     repository = opened(front.name)
     descriptor, _ = blob(10)

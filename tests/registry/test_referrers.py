@@ -16,7 +16,7 @@ from cisfs.registry.repository import Repository
 from tests.registry.conftest import Open
 from tests.registry.content import pushed_artifact
 from tests.registry.harness.debian import DebianRegistry
-from tests.registry.harness.faults import Answer, Fault, Rule
+from tests.registry.harness.faults import Answer, Fault, Rule, Seen
 from tests.registry.harness.modern import ModernRegistry
 from tests.registry.harness.proxy import Proxy, proxy
 
@@ -141,28 +141,28 @@ def test_somebody_writes_between_our_read_and_write(debian: DebianRegistry, open
 
 
 def test_overwritten_after_our_write(debian: DebianRegistry, opened: Open) -> None:
+    """By one that read before it, and wrote after we had looked at it once."""
     other = opened(debian.name)
     subject = subject_in(other)
     theirs = pushed_artifact(other, OTHER, subject)
     other.put_manifest(theirs)
     tag = fallback_tag(subject.digest)
-    timers: list[threading.Timer] = []
-
-    def overwrite() -> None:
-        other.put_manifest(build_index([theirs.descriptor.as_json()]), tag)
-
-    def later(_: object) -> Fault:
-        timers.append(threading.Timer(0.05, overwrite))
-        timers[-1].start()
-        return Fault()
+    looks: list[Seen] = []
 
     with proxy((debian.host, debian.port)) as front:
-        front.rules = [Rule(f"PUT .*/{tag}", later, times=1)]
+
+        def look(seen: Seen) -> Fault:
+            if front.requests(f"PUT .*/{tag}"):
+                looks.append(seen)
+            if len(looks) == 2:
+                other.put_manifest(build_index([theirs.descriptor.as_json()]), tag)
+            return Fault()
+
+        front.rules = [Rule(f"GET .*/{tag}", look)]
         ours = opened(front.name)
         mine = pushed_artifact(ours, KIND, subject)
         ours.put_referrer(mine)
         assert len(front.requests(f"PUT .*/{tag}")) == 2
-    timers[0].join()
     expected = {mine.descriptor.digest, theirs.descriptor.digest}
     assert digests(other.referrers(subject.digest)) == expected
 

@@ -160,20 +160,22 @@ def test_the_same_host_keeps_the_credential(
         assert repository.read_blob(descriptor, 1000) == content
 
 
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
 def test_a_password_is_not_given_to_who_asks_elsewhere(
-    locked: DebianRegistry, elsewhere: Proxy, opened: Open, nobody: Path
+    locked: DebianRegistry, elsewhere: Proxy, opened: Open, nobody: Path, scheme: str
 ) -> None:
-    """A store that a redirect led to answers 401: its challenge is not ours to answer."""
+    """A store that a redirect led to may not ask for it, nor name a server that is to get it."""
     with proxy((locked.host, locked.port)) as front:
         log_in(nobody, front.name)
         repository = opened(front.name)
         descriptor, _ = pushed_blob(repository, 1000)
-        challenge = ("WWW-Authenticate", 'Basic realm="give it to me"')
-        elsewhere.rules = [Rule("", Answer(401, [challenge]))]
+        realm = f'{scheme} realm="http://{elsewhere.name}/token",service="x"'
+        elsewhere.rules = [Rule("", Answer(401, [("WWW-Authenticate", realm)]))]
         front.rules = [Rule(GET, redirect(f"http://{elsewhere.name}/there"))]
-        with pytest.raises(LoginError):
+        with pytest.raises(LoginError, match="at another host, which wants a login of its own"):
             repository.read_blob(descriptor, 1000)
-        assert [s.header("authorization") for s in elsewhere.seen] == [None] * len(elsewhere.seen)
+        assert [s.target for s in elsewhere.seen] == ["/there"]
+        assert elsewhere.seen[0].header("authorization") is None
 
 
 def test_an_upload_that_goes_on_elsewhere(
@@ -181,12 +183,12 @@ def test_an_upload_that_goes_on_elsewhere(
 ) -> None:
     with proxy((locked.host, locked.port)) as front:
         log_in(nobody, front.name)
-        descriptor, content = blob(1000)
+        repository = opened(front.name)
+        descriptor, content = blob(1000, seed=72)
+        assert not repository.has_blob(descriptor)  # with the login
         elsewhere.rules = [Rule("", Answer(201))]
         away = f"http://{elsewhere.name}/upload"
         front.rules = [Rule("POST", Answer(202, [("Location", away)]))]
-        repository = opened(front.name)
-        front.rules.insert(0, Rule("HEAD", Answer(404)))
         repository.upload_bytes(descriptor, content)
         assert [s.header("authorization") for s in elsewhere.seen] == [None]
         assert elsewhere.received == 1000

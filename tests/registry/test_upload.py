@@ -149,6 +149,17 @@ def test_the_registry_claims_too_much(modern_front: Proxy, opened: Open) -> None
         repository.upload(descriptor, BytesSource(content), chunk=CHUNK)
 
 
+def test_the_registry_is_due_another_part(modern_front: Proxy, opened: Open) -> None:
+    """It was still busy with what came before the connection broke: it is asked once more."""
+    repository = opened(modern_front.name)
+    descriptor, content = blob(3 * CHUNK)
+    modern_front.rules = [Rule("PATCH", Fault(), times=1), Rule("PATCH", Answer(416), times=1)]
+    assert repository.upload(descriptor, BytesSource(content), chunk=CHUNK)
+    assert [s.status for s in modern_front.requests("PATCH")] == [202, 416, 202, 202]
+    assert len(modern_front.requests("POST")) == 1
+    assert repository.read_blob(descriptor, 3 * CHUNK) == content
+
+
 def test_a_registry_with_a_least_chunk(
     modern: ModernRegistry, modern_front: Proxy, opened: Open
 ) -> None:

@@ -41,6 +41,7 @@ class Proxy:
         self.rules: list[Rule] = []
         self.cuts: RandomCuts | None = None
         self.seen: list[Seen] = []
+        self.connections = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -109,6 +110,7 @@ class Proxy:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             self._start(self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
