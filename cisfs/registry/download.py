@@ -1,8 +1,8 @@
-"""Whole blobs into files: resumed where a connection broke, and checked by their digests.
+"""Blobs into files, or parts of files: resumed where a connection broke, checked by their digests.
 
 A file that holds the beginning of the blob already is gone on with.  Bytes never pass through
-memory but for the piece at hand.  Does not know what becomes of the file; one that turned out wrong
-is empty afterwards.  One thread for each file.
+memory but for the piece at hand.  Does not know what becomes of the file, nor makes it durable; one
+that turned out wrong is empty afterwards.  One thread for each blob.
 """
 
 from __future__ import annotations
@@ -34,18 +34,38 @@ def download(session: Session, blob: Descriptor, fd: int, report: Report = silen
     the digest names, UnreachableError when patience is at its end (what came stays in the file),
     and what `Session.stream` does.
     """
-    own = os.dup(fd)  # the caller may give up and close its own while we wait for a registry
+    _with_own(fd, lambda own: _Download(session, blob, own, report, None).run())
+
+
+def download_part(
+    session: Session, blob: Descriptor, fd: int, at: int, report: Report = silent
+) -> None:
+    """Make the bytes of the file at `fd` from offset `at` exactly `blob`; others are not touched.
+
+    Several parts of a file may be downloaded at a time.  One that is there already is only read.
+    Raises as `download` does; the part is of no use then.
+    """
+    _with_own(fd, lambda own: _Download(session, blob, own, report, at).run())
+
+
+def _with_own(fd: int, act: Callable[[int], None]) -> None:
+    """The caller may give up and close its own while we wait for a registry."""
+    own = os.dup(fd)
     try:
-        _Download(session, blob, own, report).run()
+        act(own)
     finally:
         os.close(own)
 
 
 class _Download:
-    def __init__(self, session: Session, blob: Descriptor, fd: int, report: Report) -> None:
+    def __init__(
+        self, session: Session, blob: Descriptor, fd: int, report: Report, part_at: int | None
+    ) -> None:
         self._session, self._blob, self._fd, self._report = session, blob, fd, report
+        self._is_part = part_at is not None
+        self._start = part_at or 0
         self._hash = hashlib.sha256()
-        self._at = 0
+        self._at = 0  # bytes of the blob that are there
         self._ranges = True  # until the registry ignored one
         self._opened = False  # whether the last attempt got an answer
 
@@ -70,16 +90,17 @@ class _Download:
 
     def _resume(self) -> bool:
         """Take over what the file begins with."""
-        size = os.fstat(self._fd).st_size
-        if size > self._blob.size:
+        if not self._is_part and os.fstat(self._fd).st_size > self._blob.size:
             os.ftruncate(self._fd, 0)
-            return False
-        while data := os.pread(self._fd, _READ, self._at):
+        while data := os.pread(
+            self._fd, min(_READ, self._blob.size - self._at), self._start + self._at
+        ):
             self._took(data)
         return self._at > 0
 
     def _restart(self) -> None:
-        os.ftruncate(self._fd, 0)
+        if not self._is_part:
+            os.ftruncate(self._fd, 0)
         self._report(-self._at)
         self._hash, self._at = hashlib.sha256(), 0
 
@@ -114,7 +135,7 @@ class _Download:
     def _write(self, piece: bytes) -> None:
         rest = memoryview(piece)
         while rest:
-            written = os.pwrite(self._fd, rest, self._at)
+            written = os.pwrite(self._fd, rest, self._start + self._at)
             self._took(rest[:written])
             rest = rest[written:]
 

@@ -55,6 +55,10 @@ class Repository:
         """Make the file at `fd` exactly that blob, checked: `download.download`."""
         download.download(self.session, blob, fd, report)
 
+    def download_part(self, blob: Descriptor, fd: int, at: int, report: Report = silent) -> None:
+        """Make part of the file at `fd` that blob, checked: `download.download_part`."""
+        download.download_part(self.session, blob, fd, at, report)
+
     def upload(
         self,
         blob: Descriptor,

@@ -52,3 +52,23 @@ class FileSource:
     def read(self, offset: int, size: int) -> bytes:
         """See `Source`."""
         return os.pread(self._fd, min(size, self._size - offset), offset)
+
+
+class PartSource:
+    """`size` bytes of another source, from `offset`."""
+
+    def __init__(self, whole: Source, offset: int, size: int) -> None:
+        if not 0 <= offset <= offset + size <= whole.size:
+            raise ValueError(f"{size} bytes from {offset} of {whole.size}")
+        self._whole = whole
+        self._offset = offset
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `Source`."""
+        return self._whole.read(self._offset + offset, min(size, self._size - offset))
