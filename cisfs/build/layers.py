@@ -15,7 +15,7 @@ from typing import Protocol
 from cisfs.build.archive import Archive
 from cisfs.build.index import NO_XATTRS, Directory, Index
 from cisfs.build.tar import IMPLIED_MODE, Limits, Spent, Tree
-from cisfs.build.union import describe_as, implied, put_over
+from cisfs.build.union import depends_on_base, fit, put_over
 from cisfs.errors import FormatError, UsageError
 
 
@@ -46,17 +46,17 @@ def index_layers(
 
     `attributes` are added to the root's extended ones.
 
-    `below` are those that stay apart.  They are read, for attributes alone, if `layers` have
-    something in a directory that they do not describe: it is to keep what it has.  The limits are
+    `below` are those that stay apart.  They are read, but for the content of files, if `layers`
+    delete something, or have it in a directory that they do not describe.  The limits are
     for all together.  Raises FormatError for what is no whole tar or not the one that its digest
     names, UsageError for one that may not be sealed, OSError.
     """
     with contextlib.ExitStack() as undo:
         root = _union(layers, limits, scratch_directory, undo.callback)
-        if any(True for _ in implied(root)):
+        if depends_on_base(root):
             with contextlib.ExitStack() as soon:
                 skimmed = dataclasses.replace(limits, devices=True, content=False)
-                describe_as(root, _union(below, skimmed, scratch_directory, soon.callback))
+                fit(root, _union(below, skimmed, scratch_directory, soon.callback))
         root.xattrs = {**root.xattrs, **attributes}
         return Index(root, undo.pop_all().close)
 

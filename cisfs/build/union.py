@@ -6,11 +6,11 @@ Whiteouts are overlayfs's own here (`cisfs.build.whiteouts`).  Does not know tar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from cisfs.build.index import NO_XATTRS, Directory
 from cisfs.build.tar import describe
-from cisfs.build.whiteouts import OPAQUE_XATTR, REDIRECT_XATTR, is_opaque, make_opaque
+from cisfs.build.whiteouts import OPAQUE_XATTR, REDIRECT_XATTR, is_opaque, is_whiteout, make_opaque
 
 
 def put_over(lower: Directory, upper: Directory) -> None:
@@ -38,32 +38,42 @@ def put_over(lower: Directory, upper: Directory) -> None:
             into.children[name] = entry
 
 
-def implied(root: Directory) -> Iterator[tuple[bytes, ...]]:
-    """Yield the paths of directories that no layer has described, if others could be below them.
+def depends_on_base(root: Directory) -> bool:
+    """Whether `fit` could change anything: there are whiteouts, or directories never described.
 
-    The root is not among them: what a container sees of it comes from its scratch.
+    The root is not among those: what a container sees of it comes from its scratch.
     """
-    waiting: list[tuple[tuple[bytes, ...], Directory]] = [((), root)]
+    waiting = [root]
     while waiting:
-        path, directory = waiting.pop()
-        for name, entry in directory.children.items():
-            if isinstance(entry, Directory) and not is_opaque(entry):
+        for entry in waiting.pop().children.values():
+            if is_whiteout(entry):
+                return True
+            if isinstance(entry, Directory):
                 if entry.implied:
-                    yield (*path, name)
-                waiting.append(((*path, name), entry))
+                    return True
+                waiting.append(entry)
+    return False
 
 
-def describe_as(root: Directory, base: Directory) -> None:
-    """Give directories that no layer has described the attributes of what they lie over."""
-    waiting = [(root, base)]
+def fit(root: Directory, base: Directory) -> None:
+    """Fit layers to what they lie over.
+
+    Directories that none of them has described get the attributes of those below.  Whiteouts of
+    what is not there go: in a directory that is in one layer only, overlayfs lists them as if they
+    were files (fs/overlayfs/readdir.c, ovl_dir_is_real).
+    """
+    waiting: list[tuple[Directory, Directory | None]] = [(root, base)]
     while waiting:
         over, under = waiting.pop()
-        for name, entry in over.children.items():
-            below = under.children.get(name)
-            if not (isinstance(entry, Directory) and isinstance(below, Directory)):
-                continue
-            if not is_opaque(entry):
-                if entry.implied:
+        shown = {} if under is None else under.children
+        for name, entry in list(over.children.items()):
+            below = shown.get(name)
+            if is_whiteout(entry) and (below is None or is_whiteout(below)):
+                del over.children[name]
+            elif isinstance(entry, Directory):
+                if not isinstance(below, Directory) or is_opaque(entry):
+                    below = None
+                elif entry.implied:
                     describe(entry, below)
                     entry.xattrs = _without_overlays(entry.xattrs)
                 waiting.append((entry, below))

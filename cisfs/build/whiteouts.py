@@ -78,6 +78,11 @@ def is_opaque(directory: Directory) -> bool:
     return OPAQUE_XATTR in directory.xattrs
 
 
+def is_whiteout(entry: Entry) -> bool:
+    """Whether an entry is overlayfs's own whiteout."""
+    return stat.S_ISCHR(entry.mode) and entry.rdev == 0
+
+
 def _device(entry: Entry) -> Entry:
     """The device 0:0 without permissions that overlayfs knows a whiteout by."""
     return Entry(stat.S_IFCHR, entry.uid, entry.gid, entry.mtime_ns)

@@ -80,7 +80,7 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
     wanted = request.check(options, rootfs, config, args.store)
     if options.strict and sys.stderr.isatty():
         print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
-    opened = _opened(args, wanted.layers)
+    opened = _opened(args, wanted.layers, config.diff_ids)
     if not options.detach:
         return embedded.run(wanted, opened)
     started = background.start(wanted, opened)
@@ -89,8 +89,13 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
     return started.outcome
 
 
-def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> Opened:
-    """Open the layers, those that are unlocked without asking, the others with one key for all."""
+def _opened(
+    args: argparse.Namespace, paths: Sequence[Path], below: Sequence[str] | None
+) -> Opened:
+    """Open the layers, those that are unlocked without asking, the others with one key for all.
+
+    `below` are the diff_ids of the image that they go on.
+    """
     from cisfs.keys.credentials import typed
     from cisfs.layer import admission, unlocked
     from cisfs.runtime.holdings import open_layers
@@ -98,7 +103,7 @@ def _opened(args: argparse.Namespace, paths: Sequence[Path]) -> Opened:
     admits = admission.from_environment()
     purpose = "passphrase for " + ", ".join(map(str, paths))
     key = cache(lambda: typed(purpose))
-    return open_layers(paths, lambda path: unlocked.opener(path, args, key), admits)
+    return open_layers(paths, lambda path: unlocked.opener(path, args, key), admits, below)
 
 
 def _master_keys(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, SecretKey]:

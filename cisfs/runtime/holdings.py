@@ -7,16 +7,18 @@ at another path.  Does not know how containers run.  For processes with one thre
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cisfs.errors import CisfsError, NoKeyError, WrongKeyError
+from cisfs.format.sealed import check_base
 from cisfs.keys import keyring
 from cisfs.keys.credentials import Identities, MasterKey, Opener
 from cisfs.layer.candidate import Admission
 from cisfs.layer.opening import Layer, key_id, open_layer
+from cisfs.layer.sealed import SealedLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,11 @@ def open_layers(
     paths: Iterable[Path],
     opener: Callable[[Path], Opener],
     admission: Admission | None = None,
+    below: Sequence[str] | None = None,
 ) -> Opened:
     """Open layers read-only, with what `opener` returns for each; all of them or none.
 
-    `admission` is asked before `opener` is.  Raises what they and `open_layer` raise; after several
+    `below` are the diff_ids of the image that they go on, None if it is not known.  `admission` is asked before `opener` is.  Raises what they and `open_layer` raise; after several
     keys were tried, the WrongKeyError names the layer.
     """
     layers: list[Layer] = []
@@ -70,6 +73,8 @@ def open_layers(
                 advice = f"another key opens it after: cisfs unlock {path}"
                 raise WrongKeyError(f"layer {path}: {error}; {advice}") from None
             undo.callback(layer.close)
+            if below is not None and isinstance(layer, SealedLayer):
+                check_base(layer.header, below)
             layers.append(layer)
             holdings.append(Holding(str(path.resolve()), key))
         undo.pop_all()

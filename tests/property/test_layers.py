@@ -123,6 +123,13 @@ def lay_over(tree: Tree, directory: Directory, at: Place = ()) -> None:
             tree[path] = tars.content(entry)
 
 
+def places(directory: Directory, at: Place = ()) -> Iterator[tuple[Place, Entry]]:
+    for name, entry in directory.children.items():
+        yield (*at, name), entry
+        if isinstance(entry, Directory):
+            yield from places(entry, (*at, name))
+
+
 def is_whiteout(entry: Entry) -> bool:
     return stat.S_ISCHR(entry.mode) and entry.rdev == 0
 
@@ -140,4 +147,9 @@ def test_one_layer_shows_what_all_of_them_did(
         apply(shown, changes)
     with index_of(below, chosen, packed=packed) as index:
         lay_over(shown, index.root)
+        gone = [path for path, entry in places(index.root) if is_whiteout(entry)]
     assert shown == wanted
+    base: Tree = {}
+    for changes in below:
+        apply(base, changes)
+    assert all(path in base for path in gone)  # overlayfs may list any other

@@ -28,7 +28,10 @@ ACCOUNTS = {
 
 @dataclass
 class Tree:
-    """The content of one layer: text of files by name; owners and modes beside."""
+    """The content of one layer: text of files by name; a name that ends in a slash is a directory.
+
+    Owners and modes are what they usually are.
+    """
 
     files: dict[str, str] = field(default_factory=dict)
     busybox: bool = False
@@ -51,6 +54,8 @@ def base(**files: str) -> Tree:
 def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), mode
+    if name.endswith("/"):
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
     tar.addfile(entry, io.BytesIO(content))
 
 

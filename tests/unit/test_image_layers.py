@@ -131,8 +131,17 @@ def test_a_directory_that_is_only_named_keeps_what_it_has_below(union: Union) ->
 
 def test_what_is_below_is_read_only_if_it_has_to_be(union: Union) -> None:
     union(tar(directory(b"d/"), file(b"d/f")), below=(b"no tar",))
-    with pytest.raises(FormatError, match=r"^it: "):
-        union(tar(file(b"d/f")), below=(b"no tar",))
+    for needy in (tar(file(b"d/f")), tar(file(b".wh.f"))):
+        with pytest.raises(FormatError, match=r"^it: "):
+            union(needy, below=(b"no tar",))
+
+
+def test_whiteouts_of_what_is_not_there_go(union: Union) -> None:
+    gone = tar(*(file(name) for name in (b".wh.f", b".wh.g", b"d/.wh.f", b"d/.wh.g", b"x/.wh.f")))
+    index = union(gone, below=(tar(file(b"f"), file(b"d/g")), tar(file(b".wh.f"))))
+    assert set(entries(index)) == {b"", b"d", b"d/g", b"x"}
+    hiding = tar(directory(b"d/"), file(b"d/.wh..wh..opq"), file(b"d/.wh.g"))
+    assert set(entries(union(hiding, below=(tar(file(b"d/g")),)))) == {b"", b"d"}
 
 
 def test_devices_below_are_no_business_of_the_layer(union: Union) -> None:

@@ -39,6 +39,7 @@ class ImageConfig:
     stop_signal: str = ""
     exposed_ports: tuple[str, ...] = ()
     platform: str = ""  # "linux/amd64"
+    diff_ids: tuple[str, ...] | None = None  # of its layers, the lowest first
 
 
 def parse(data: bytes, reference: str) -> ImageConfig:
@@ -54,6 +55,7 @@ def parse(data: bytes, reference: str) -> ImageConfig:
             user=_text(wanted.get("User")),
             stop_signal=_text(wanted.get("StopSignal")),
             exposed_ports=tuple(_words(list(wanted.get("ExposedPorts") or {}))),
+            diff_ids=tuple(_words((document.get("rootfs") or {}).get("diff_ids"))),
             platform=f"{_text(document.get('os'))}/{_text(document.get('architecture'))}",
         )
     except (ValueError, TypeError, AttributeError) as error:

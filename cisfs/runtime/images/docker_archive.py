@@ -11,7 +11,7 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from cisfs.errors import FormatError, UsageError
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import parse_object
 from cisfs.registry.layout import Layout
+from cisfs.registry.reference import Reference as Name
 from cisfs.runtime.images import division
 from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin
 
@@ -137,14 +138,21 @@ def _chosen(manifest: bytes, name: str | None) -> dict[str, Any]:
     if not isinstance(images, list) or not all(isinstance(each, dict) for each in images):
         raise FormatError(f"its {_MANIFEST} is no list of images")
     if name is not None:
-        wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-        images = [each for each in images if wanted in (each.get("RepoTags") or [])]
+        wanted = Name.parse(name)
+        images = [each for each in images if wanted in _names(each)]
         if not images:
             raise UsageError(f"it has no image {wanted}")
     if len(images) != 1:
         raise UsageError(f"it has {len(images)} images: name one, as in docker-archive:FILE:NAME")
     found: dict[str, Any] = images[0]
     return found
+
+
+def _names(image: dict[str, Any]) -> Iterator[Name]:
+    """Yield the names of an image, with what docker leaves out filled in."""
+    for tag in image.get("RepoTags") or []:
+        with suppress(UsageError):
+            yield Name.parse(str(tag))
 
 
 def _parts(image: dict[str, Any]) -> tuple[str, list[str]]:
