@@ -150,7 +150,8 @@ def _chosen(manifest: bytes, name: str | None) -> dict[str, Any]:
 
 def _names(image: dict[str, Any]) -> Iterator[Name]:
     """Yield the names of an image, with what docker leaves out filled in."""
-    for tag in image.get("RepoTags") or []:
+    tags = image.get("RepoTags")
+    for tag in tags if isinstance(tags, list) else []:
         with suppress(UsageError):
             yield Name.parse(str(tag))
 
