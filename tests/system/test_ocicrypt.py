@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -11,11 +10,9 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from cisfs.registry.manifest import Manifest
 from cisfs.registry.ocicrypt import mediatypes, packets
 from cisfs.registry.ocicrypt.images import Encrypting, encrypt_image
 from cisfs.registry.ocicrypt.layers import decrypt_layer, is_encrypted
+from tests.registry.harness.debian import PROGRAM, debian_registry
 from tests.system.test_ocicrypt_keys import Pair, keys, skopeo
 
 __all__ = ["keys"]
@@ -217,59 +215,24 @@ def test_of_several_layers_each_is_taken_for_itself(tmp_path: Path, keys: dict[s
             decrypted(layout, mixed, keys["rsa"])
 
 
-@contextlib.contextmanager
-def registry(directory: Path) -> Iterator[str]:
-    """Debian's docker-registry, on loopback; yields its host and port."""
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port = tried.getsockname()[1]
-    directory.mkdir()
-    config = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(directory / "storage")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
-    (directory / "config.yml").write_text(json.dumps(config))
-    with (
-        (directory / "log").open("wb") as log,
-        subprocess.Popen(
-            ["docker-registry", "serve", str(directory / "config.yml")], stdout=log, stderr=log
-        ) as server,
-    ):
-        try:
-            _wait_for(port)
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.terminate()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("docker-registry does not answer")
-
-
-@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="needs docker-registry")
+@pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="needs docker-registry")
 def test_through_a_registry(tmp_path: Path, keys: dict[str, Pair]) -> None:
     made = image(tmp_path / "source", "zstd")
     encrypted_here(made, tmp_path / "encrypted", [keys["rsa"], keys["keygen"]])
     canaries = [made.blobs[SECRET][at : at + 64] for at in (100, 70_000)]
-    with registry(tmp_path / "registry") as host:
-        remote = f"docker://{host}/it:1"
+    with debian_registry(tmp_path / "registry") as running:
+        remote = f"docker://{running.name}/it:1"
         must("--dest-tls-verify=false", f"oci:{tmp_path}/encrypted:{NAME}", remote)
         key = f"--decryption-key={keys['keygen'].private}"
         must("--src-tls-verify=false", key, remote, f"oci:{tmp_path}/opened:{NAME}")
         theirs, found = layers(tmp_path / "opened")
         assert [theirs.read(each) for each in found] == made.blobs
-        again = f"docker://{host}/again:1"
+        again = f"docker://{running.name}/again:1"
         options = encryption([keys["p384"]], "--dest-tls-verify=false", "--encrypt-layer=-1")
         must(*options, made.name, again)
         must("--src-tls-verify=false", again, f"oci:{tmp_path}/pulled:{NAME}")
         ours, pulled = layers(tmp_path / "pulled")
         assert decrypted(ours, pulled[SECRET], keys["p384"]) == made.blobs[SECRET]
-    stored = [path for path in (tmp_path / "registry").rglob("*") if path.is_file()]
+        stored = [path for path in running.storage.rglob("*") if path.is_file()]
     assert any(made.blobs[0] == path.read_bytes() for path in stored)
     assert not any(canary in path.read_bytes() for canary in canaries for path in stored)
