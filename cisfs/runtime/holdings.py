@@ -46,8 +46,9 @@ def open_layers(
 ) -> Opened:
     """Open layers read-only, with what `opener` returns for each; all of them or none.
 
-    `below` are the diff_ids of the image that they go on, None if it is not known.  `admission` is asked before `opener` is.  Raises what they and `open_layer` raise; after several
-    keys were tried, the WrongKeyError names the layer.
+    `below` are the diff_ids of the image that they go on, None if it is not known.  `admission` is
+    asked before `opener` is.  Raises what they and `open_layer` raise; after several keys were
+    tried, the WrongKeyError names the layer.
     """
     layers: list[Layer] = []
     holdings: list[Holding] = []
