@@ -89,9 +89,7 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
     return started.outcome
 
 
-def _opened(
-    args: argparse.Namespace, paths: Sequence[Path], below: Sequence[str] | None
-) -> Opened:
+def _opened(args: argparse.Namespace, paths: Sequence[Path], below: Sequence[str] | None) -> Opened:
     """Open the layers, those that are unlocked without asking, the others with one key for all.
 
     `below` are the diff_ids of the image that they go on.

@@ -17,16 +17,15 @@ _LONGEST = 1 << 16  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A blob in a repository, and how the registry is reached.
+    """The blobs in a repository that a layer is made of, and how the registry is reached.
 
-    `size` is in bytes.  `ca_file` names a file of further authorities, "" for none; `plain_http`:
-    HTTP without TLS was allowed.
+    `parts` are digests and sizes in bytes, in the order of the file.  `ca_file` names a file of
+    further authorities, "" for none; `plain_http`: HTTP without TLS was allowed.
     """
 
     registry: str
     repository: str
-    digest: str
-    size: int
+    parts: tuple[tuple[str, int], ...]
     plain_http: bool = False
     ca_file: str = ""
 
@@ -46,11 +45,21 @@ class Origin:
         with path.open("rb") as file:
             data = file.read(_LONGEST)
         try:
-            found = json.loads(data)
-            made = cls(**found)
-        except (ValueError, TypeError, RecursionError):
+            return _parsed(json.loads(data))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise FormatError(f"{path} is damaged: pull the layer again") from None
-        types = {"str": str, "int": int, "bool": bool}
-        if any(type(getattr(made, each.name)) is not types[str(each.type)] for each in fields(cls)):
-            raise FormatError(f"{path} is damaged: pull the layer again")
-        return made
+
+
+def _parsed(found: dict[str, object]) -> Origin:
+    """Return the origin in a document.  Raises any of the errors that `read` expects."""
+    texts = [found[name] for name in ("registry", "repository", "ca_file")]
+    listed, plain_http = found["parts"], found["plain_http"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(plain_http, bool):
+        raise TypeError
+    if not isinstance(listed, list) or not listed or len(found) != len(fields(Origin)):
+        raise ValueError
+    parts = tuple((digest, size) for digest, size in listed)
+    if not all(isinstance(each, str) and type(size) is int and size > 0 for each, size in parts):
+        raise ValueError
+    registry, repository, ca_file = map(str, texts)
+    return Origin(registry, repository, parts, plain_http, ca_file)

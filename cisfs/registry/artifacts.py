@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from cisfs.errors import FormatError
 from cisfs.format.sealed_geometry import SLOTS_SIZE
@@ -24,26 +25,45 @@ IDENTITY = "dev.cisfs.identity"  # annotation: the identity of a sealed layer
 LAYERS = "dev.cisfs.layers"  # annotation, label and, as CISFS_LAYERS, variable of an image
 
 MAX_KEYS = SLOTS_SIZE  # bytes
+PART = 16 << 20  # bytes, at least
+MOST_PARTS = 256  # of a layer
 _TAG = "cisfs-"
 
 
 @dataclass(frozen=True, slots=True)
 class PushedLayer:
-    """A sealed layer in a registry: its identity, and its bare layer."""
+    """A sealed layer in a registry: its identity, and the parts of its bare layer in order."""
 
     identity: str
-    blob: Descriptor
+    parts: tuple[Descriptor, ...]
+
+    @property
+    def size(self) -> int:
+        """Of the bare layer, in bytes."""
+        return sum(part.size for part in self.parts)
 
 
-def bare(digest: str, size: int, identity: str) -> Descriptor:
-    """Describe the bare layer of a sealed layer."""
+def part_size(size: int) -> int:
+    """Return how large the parts of a bare layer of `size` bytes are, but for the last one.
+
+    Registries forget an upload that was cut off, so a part is what is lost then; and a manifest
+    lists so many blobs, and no more.
+    """
+    return PART * max(1, -(-size // (MOST_PARTS * PART)))
+
+
+def part(digest: str, size: int, identity: str) -> Descriptor:
+    """Describe a part of the bare layer of a sealed layer."""
     return Descriptor(LAYER_TYPE, digest, size, {IDENTITY: identity})
 
 
-def layers_artifact(layers: Sequence[Descriptor], image: Descriptor) -> Manifest:
+def layers_artifact(layers: Sequence[PushedLayer], image: Descriptor) -> Manifest:
     """Return the manifest that holds the sealed layers of an image, the topmost first."""
     return manifests.build_manifest(
-        config=EMPTY, layers=layers, artifact_type=LAYERS_ARTIFACT, subject=_bare_subject(image)
+        config=EMPTY,
+        layers=[part for layer in layers for part in layer.parts],
+        artifact_type=LAYERS_ARTIFACT,
+        subject=_bare_subject(image),
     )
 
 
@@ -67,9 +87,10 @@ def layers_in(found: Manifest | Index) -> list[PushedLayer]:
     """Return the sealed layers that an artifact holds.  Raises FormatError."""
     if not isinstance(found, Manifest) or found.artifact_type != LAYERS_ARTIFACT:
         raise FormatError("what should hold the sealed layers is another kind of artifact")
-    layers = [PushedLayer(_identity(each.annotations), each) for each in found.layers]
-    if any(each.blob.media_type != LAYER_TYPE for each in layers):
+    if any(each.media_type != LAYER_TYPE for each in found.layers):
         raise FormatError("the sealed layers' artifact holds something else, too")
+    grouped = groupby(found.layers, key=lambda each: _identity(each.annotations))
+    layers = [PushedLayer(identity, tuple(parts)) for identity, parts in grouped]
     if len({each.identity for each in layers}) != len(layers) or not layers:
         raise FormatError("the sealed layers' artifact holds none, or one of them twice")
     return layers

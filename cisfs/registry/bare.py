@@ -14,8 +14,7 @@ from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET, UNITS_OFFSET
 from cisfs.format.slotarea import AREAS_SIZE, SlotText
 from cisfs.layer.sealed_file import stored
-from cisfs.registry.artifacts import bare
-from cisfs.registry.descriptor import Descriptor
+from cisfs.registry.artifacts import PushedLayer, part, part_size
 
 _PIECE = 1 << 20
 
@@ -48,12 +47,21 @@ class BareSource:
             data[start:end] = bytes(end - start)
         return bytes(data)
 
-    def descriptor(self) -> Descriptor:
-        """Return the descriptor of the blob; reads all of it."""
+    def described(self) -> PushedLayer:
+        """Return the layer as it will be in a registry; reads all of it."""
+        identity, step = self.header.identity, part_size(self.size)
+        parts = [
+            part(self._digest(start, min(start + step, self.size)), size, identity)
+            for start in range(0, self.size, step)
+            for size in [min(step, self.size - start)]
+        ]
+        return PushedLayer(identity, tuple(parts))
+
+    def _digest(self, start: int, stop: int) -> str:
         digest = hashlib.sha256()
-        for offset in range(0, self.size, _PIECE):
-            digest.update(self.read(offset, _PIECE))
-        return bare(f"sha256:{digest.hexdigest()}", self.size, self.header.identity)
+        for offset in range(start, stop, _PIECE):
+            digest.update(self.read(offset, min(_PIECE, stop - offset)))
+        return f"sha256:{digest.hexdigest()}"
 
     def close(self) -> None:
         """Close the file."""

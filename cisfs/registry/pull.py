@@ -13,19 +13,17 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cisfs.errors import WrongContentError
+from cisfs.errors import BusyError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import origin, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
-from cisfs.registry.descriptor import Descriptor
-from cisfs.registry.download import Report
 from cisfs.registry.found import Keys, find_keys, find_layer
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
@@ -59,21 +57,55 @@ def pull(
 
     Raises RegistryError, FormatError, BusyError while another pulls one of them, OSError.
     """
-    jobs, pulled = [], []
-    for identity in identities:
-        keys = find_keys(repository, identity)
-        layer = find_layer(repository, identity, keys)
-        directory = place(store, identity)
-        path = directory / LAYER
-        fetch = not path.exists()
-        pulled.append(Pulled(identity, path, fetch))
-        if fetch:
-            source = origin_of(repository, layer.blob, access)
-            jobs.append(_job(repository, directory, layer, keys.text, source))
-        else:
-            renew_slots(path, keys)
-    transfer(jobs, progress)
+    jobs: list[Job] = []
+    fetched: list[_Fetched] = []
+    pulled = []
+    with ExitStack() as undo:
+        for identity in identities:
+            keys = find_keys(repository, identity)
+            layer = find_layer(repository, identity, keys)
+            directory = place(store, identity)
+            is_here = (directory / LAYER).exists()
+            pulled.append(Pulled(identity, directory / LAYER, not is_here))
+            if is_here:
+                renew_slots(directory / LAYER, keys)
+                continue
+            fd = undo.enter_context(_claimed(directory))
+            jobs += _jobs(repository, layer, fd)
+            source = origin_of(repository, layer, access)
+            fetched.append(_Fetched(directory, fd, identity, keys.text, source))
+        transfer(jobs, progress)
+        for each in fetched:
+            each.take_place()
     return pulled
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """A layer all of whose parts are here, and were checked."""
+
+    directory: Path
+    fd: int
+    identity: str
+    text: SlotText
+    source: Origin
+
+    def take_place(self) -> None:
+        """Give it its key slots and its name."""
+        complete(self.fd, self.identity, self.text)
+        _note(self.directory, self.source)
+        os.rename(self.directory / PART, self.directory / LAYER)
+        _sync(self.directory)
+
+
+def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
+    """Return what downloads the parts of a layer that are not in the file yet."""
+    os.ftruncate(fd, layer.size)
+    offset, jobs = 0, []
+    for part in layer.parts:
+        jobs.append(Job(part.size, partial(repository.download_part, part, fd, offset)))
+        offset += part.size
+    return jobs
 
 
 def renew_slots(path: Path, keys: Keys) -> None:
@@ -98,54 +130,40 @@ def _newer(found: SlotText, here: SlotText) -> SlotText:
     return found
 
 
-def origin_of(repository: Repository, blob: Descriptor, access: Access) -> Origin:
+def origin_of(repository: Repository, layer: PushedLayer, access: Access) -> Origin:
     """Return where a layer is from, for whoever fetches more of it later."""
     session = repository.session
     ca_file = str(access.ca_file.absolute()) if access.ca_file else ""
     return Origin(
         session.registry,
         session.repository,
-        blob.digest,
-        blob.size,
+        tuple((part.digest, part.size) for part in layer.parts),
         access.plain_http,
         ca_file,
     )
 
 
-def _job(
-    repository: Repository, directory: Path, layer: PushedLayer, text: SlotText, source: Origin
-) -> Job:
-    def run(report: Report) -> None:
-        with _claimed(directory) as fd:
-            if (directory / LAYER).exists():  # by another, meanwhile
-                report(layer.blob.size)
-                return
-            repository.download(layer.blob, fd, report)
-            complete(fd, layer.identity, text)
-            _note(directory, source)
-            os.rename(directory / PART, directory / LAYER)
-            _sync(directory)
-
-    return Job(layer.blob.size, run)
-
-
 @contextmanager
 def _claimed(directory: Path) -> Iterator[int]:
     """Yield a descriptor of the file that a layer is downloaded to, by nobody else meanwhile."""
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    while True:
-        fd = os.open(directory / PART, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.lstat(directory / PART)):
-                    yield fd
-                    return
-            if (directory / LAYER).exists():
-                yield fd
-                return
-        finally:
-            os.close(fd)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o755, exist_ok=True)
+    fd = os.open(directory / PART, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if not _is_ours(fd, directory / PART):
+            raise BusyError(f"another command is pulling {directory.name}; try again")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_ours(fd: int, path: Path) -> bool:
+    """Lock a file; tells whether that worked, and it still has its name."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _note(directory: Path, source: Origin) -> None:

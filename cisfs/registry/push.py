@@ -18,14 +18,14 @@ from typing import Protocol
 from cisfs.errors import UsageError
 from cisfs.format.sealed import check_base
 from cisfs.registry import artifacts, image
-from cisfs.registry.artifacts import keys_blob, keys_tag
+from cisfs.registry.artifacts import PushedLayer, keys_blob, keys_tag
 from cisfs.registry.bare import BareSource
 from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
 from cisfs.registry.download import Report
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
 from cisfs.registry.repository import Repository
-from cisfs.registry.source import BytesSource, FileSource, Source
+from cisfs.registry.source import BytesSource, FileSource, PartSource, Source
 from cisfs.registry.transfer import Job, Progress, transfer
 
 
@@ -135,12 +135,12 @@ def _push(
     described = Descriptor.of(config, image.CONFIG_TYPE)
     public = image.layer_types(base.manifest.layers)
     sent = _Sent(repository)
-    bare = [source.descriptor() for source in sources]
+    bare = [source.described() for source in sources]
     keys = [keys_blob(source.text) for source in sources]
     small = [(described, config), (EMPTY, EMPTY_JSON)]
     small += [(_keys(blob), blob) for blob in keys]
     jobs = [sent.job(blob, partial(base.opened, blob), base.repository) for blob in public]
-    at_hand: list[tuple[Descriptor, Source]] = [*zip(bare, sources, strict=True)]
+    at_hand = [each for pair in zip(bare, sources, strict=True) for each in _parts(*pair)]
     at_hand += [(blob, BytesSource(content)) for blob, content in small]
     jobs += [sent.job(blob, partial(_given, source)) for blob, source in at_hand]
     transfer(jobs, progress)
@@ -158,6 +158,14 @@ def _push(
         tuple(source.header.identity for source in sources),
         sent.bytes,
     )
+
+
+def _parts(layer: PushedLayer, source: BareSource) -> Iterator[tuple[Descriptor, Source]]:
+    """Yield the parts of a bare layer with what to read each from."""
+    offset = 0
+    for part in layer.parts:
+        yield part, PartSource(source, offset, part.size)
+        offset += part.size
 
 
 def _given(source: Source) -> AbstractContextManager[Source]:

@@ -41,7 +41,7 @@ def change_slots(
     """
     keys = find_keys(repository, identity)
     layer = find_layer(repository, identity, keys)
-    with repository.open_range(layer.blob, 0, HEADER_SIZE) as pieces:
+    with repository.open_range(layer.parts[0], 0, HEADER_SIZE) as pieces:
         header = checked_header(b"".join(pieces), identity)
     where = f"{repository.name}@{identity}"
     changed = sealed.changed_text(where, header, keys.text, opener, change)
