@@ -87,7 +87,7 @@ class Holes:
         if index == 0:
             return block[0] <= MAX_HOLE_LEVEL and not any(block[1:])
         levels = range(MAX_HOLE_LEVEL + 1)
-        return any(block == self._cipher.hole_tag(unit, level) for level in levels)
+        return any(compare_digest(block, self._cipher.hole_tag(unit, level)) for level in levels)
 
     def marker(self, unit: int, level: int) -> bytes:
         """The 32 bytes that say: `2**level` units from `unit` on are a hole."""

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hmac import compare_digest
 
 from cisfs.crypto.keys import SecretKey, file_keys
 from cisfs.crypto.units import UnitCipher
@@ -215,7 +216,7 @@ class Units:
         else:
             data = os.pread(self.fd, length, start)
         try:
-            return parse_trailer(data, length) == self.cipher.end_tag(size)
+            return compare_digest(parse_trailer(data, length), self.cipher.end_tag(size))
         except FormatError:
             return False
 
