@@ -110,13 +110,9 @@ def _read(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            # A pipe (`<(pass show vault)`) has no readers to shut out; a file that others can
-            # read is said to be so, but it is the user's to decide.
+            # A pipe (`<(pass show vault)`) has no readers to shut out.
             if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-                print(
-                    f"cisfs: warning: others can read {what} {path}; chmod 600 it",
-                    file=sys.stderr,
-                )
+                raise UsageError(f"others can read {what} {path}; chmod 600 it")
             data = file.read(MAX_SECRET_SIZE + 1)
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None

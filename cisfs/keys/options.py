@@ -106,7 +106,8 @@ def _add_secret_options(group: argparse._ArgumentGroup) -> None:
         "--passphrase-file",
         metavar="FILE",
         type=Path,
-        help='read the passphrase from the first line of FILE ("-": standard input)',
+        help='read the passphrase from the first line of FILE, which others may not read ("-": '
+        "standard input)",
     )
     one.add_argument(
         "--passphrase-command",

@@ -128,15 +128,24 @@ def test_a_command_that_will_not_do_is_named(command: str, words: str) -> None:
         asked("--passphrase-command", command)
 
 
-def test_a_file_that_others_can_read_is_used_with_a_warning(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = secret_file(tmp_path / "p", b"words", 0o644)
-    assert asked("--passphrase-file", str(path)) == Passphrase(b"words")
-    said = capfd.readouterr().err
-    assert said == f"cisfs: warning: others can read passphrase file {path}; chmod 600 it\n"
-    assert asked("--passphrase-file", str(secret_file(path, b"words"))) == Passphrase(b"words")
-    assert capfd.readouterr().err == ""
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o602, 0o620, 0o601, 0o644])
+def test_a_file_that_others_have_a_right_to_is_refused(tmp_path: Path, mode: int) -> None:
+    path = secret_file(tmp_path / "p", b"p" * 32, mode)
+    with pytest.raises(UsageError, match=f"^others can read passphrase file {path}; chmod 600 it$"):
+        asked("--passphrase-file", str(path))
+    with pytest.raises(UsageError, match=f"^others can read key file {path}; chmod 600 it$"):
+        asked("--key-file", str(path))
+    path.chmod(0o600)
+    assert asked("--passphrase-file", str(path)) == Passphrase(b"p" * 32)
+    assert asked("--key-file", str(path)) == RawKey(b"p" * 32)
+
+
+def test_a_pipe_has_no_others(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o666)
+    pipe.chmod(0o666)
+    with subprocess.Popen(["sh", "-c", f"echo words > {pipe}"]):
+        assert asked("--passphrase-file", str(pipe)) == Passphrase(b"words")
 
 
 def test_two_sources_are_one_too_many(capfd: pytest.CaptureFixture[str]) -> None:
