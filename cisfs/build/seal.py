@@ -2,14 +2,12 @@
 
 Knows the order of things and who owns what meanwhile; how each is done is known elsewhere.  Nothing
 plaintext reaches a disk: an image that is not compressed is made piece by piece in the processes
-that encrypt it.  One seal in a process, which becomes undumpable.
+that encrypt it.  One seal in a process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,7 +30,6 @@ from cisfs.format.sealed_geometry import LayerGeometry
 from cisfs.keys.credentials import Identities, Opener, Recipients
 from cisfs.layer.sealing import Image, StoredImage, seal_image
 from cisfs.layer.vault import Vault
-from cisfs.mount import syscalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,6 @@ def seal(
     OSError, and Interrupted in a block of `interrupts.raised`.
     """
     began = time.monotonic()
-    keep_memory_private()
     with ExitStack() as undo:
         undo.callback(progress.end)
         made = _make(request, layers or partial(_index, request, vault_opener), progress, undo)
@@ -98,17 +94,6 @@ def seal(
         stored_size=LayerGeometry(request.unit_size, made.image.size).stored_size,
         seconds=time.monotonic() - began,
     )
-
-
-def keep_memory_private() -> None:
-    """Have neither this process nor the programs it runs leave their memory in a core file.
-
-    A limit of one byte, unlike one of none, also keeps the kernel from piping it to a handler that
-    would store it (fs/coredump.c, do_coredump).
-    """
-    syscalls.keep_memory_private()
-    with contextlib.suppress(ValueError):  # the limit is none already, and may not be raised
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def _make(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from cisfs.build.index import Index
 from cisfs.build.view import SourceTree
 from cisfs.errors import CisfsError, MountError
+from cisfs.keys import memory
 from cisfs.mount import points, process, unmount
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 from cisfs.mount.server import Server
@@ -100,7 +101,8 @@ def _be_server(index: Index, mountpoint: Path, report: int, parent: int) -> NoRe
     """Serve for the rest of this process's life; nothing of the caller's runs here again."""
     code = 1
     try:
-        process.keep_memory_private()
+        memory.keep_private()
+        memory.lock_for_good()
         process.leave_home()
         process.shed_descriptors(keep_stderr=True)
         process.start_logging(None, to_stderr=True)

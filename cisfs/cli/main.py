@@ -43,6 +43,21 @@ COMMANDS = (
     "verify",
     "doctor",
 )
+# Those that read keys, or are given what opens them: their memory is for nobody else.
+WITH_KEYS = frozenset(
+    {
+        "keygen",
+        "init",
+        "mount",
+        "seal",
+        "sign",
+        "run",
+        "commit",
+        "key",
+        "unlock",
+        "verify",
+    }
+)
 _INTERRUPTED = 130  # what a shell reports of a command that SIGINT ended
 _NOBODY_READS = 141  # the same of SIGPIPE
 _DESCRIPTION = (
@@ -107,7 +122,17 @@ def _dispatch(given: list[str]) -> int:
         ):  # 2 would be taken for the container's own status
             raise SystemExit(EngineError.exit_code) from None
         raise
+    if args.cisfs_command in WITH_KEYS:
+        _keep_memory_private()
     return int(_module(args.cisfs_command).run(args))
+
+
+def _keep_memory_private() -> None:
+    """See to it before a command of ours has read anything, because it cannot erase it all."""
+    from cisfs.keys import memory
+
+    memory.keep_private()
+    memory.lock()
 
 
 def _module(command: str) -> ModuleType:

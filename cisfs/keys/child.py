@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from cisfs.errors import CisfsError
+from cisfs.keys import memory
 
 MAX_ANSWER = 1 << 20  # bytes
 _MAX_COMPLAINT = 1 << 16  # bytes of standard error that are kept, the last ones
@@ -73,6 +74,7 @@ def ask(
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CisfsError(f"{what}: cannot run {words[0]}: {reason}") from None
+    memory.forbid_cores(child.pid)  # before it has anything of ours
     with child:
         try:
             answer, complaint = _converse(child, request, deadline)

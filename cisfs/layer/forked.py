@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn, TypeVar
 
 from cisfs.errors import CisfsError
+from cisfs.keys import memory
 
 Word = TypeVar("Word")
 Work = Callable[[Iterator[int]], Iterable[Word]]
@@ -139,6 +140,7 @@ def _live(
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         for other in others:
             other.close()
+        memory.lock()  # a fork's is not
         for word in work():
             mouth.send(word)
         code = 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cisfs.errors import CisfsError
+from cisfs.keys import memory
 from cisfs.mount import process, syscalls
 
 TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -98,7 +99,7 @@ def go_home(options: MountOptions) -> None:
 def settle(options: MountOptions, parent: int) -> None:
     """Shed what was inherited, and log where the options say."""
     to_stderr = options.foreground or not options.detach
-    process.keep_memory_private()
+    memory.keep_private()
     process.leave_home()
     process.shed_descriptors(keep_stderr=to_stderr)
     process.raise_file_limit()

@@ -19,11 +19,8 @@ from pathlib import Path
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_IO_FLUSHER = 57
-# linux/mman.h: what is mapped, what will be, each page when it is first used
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _NOBODY = 65534
 _SYSLOG = Path("/dev/log")
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -31,26 +28,6 @@ _LAST_TO_BE_KILLED = "-999"  # -1000 would be never
 _FORMAT = "cisfs[%(process)d]: %(message)s"
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def keep_memory_private() -> None:
-    """Neither a core dump nor another process of the same user may see the keys in memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def lock_memory() -> None:
-    """Keep the keys that are in memory by now out of swap, where that is allowed.
-
-    What is allocated later is locked too if there is no limit on it: under one, a process that had
-    used it up would get no more memory at all.
-    """
-    flags = _MCL_CURRENT | _MCL_ONFAULT
-    with contextlib.suppress(OSError, ValueError):
-        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-        flags |= _MCL_FUTURE
-    _libc.mlockall(flags)
 
 
 def join_writeback() -> None:

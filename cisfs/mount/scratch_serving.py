@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from cisfs.errors import CisfsError
+from cisfs.keys import memory
 from cisfs.mount import process, syscalls, wire
 from cisfs.mount.assignment import TERMINATION, MountOptions, settle
 from cisfs.mount.session import Answer, Session
@@ -54,9 +55,9 @@ def serve(
     requests = _Signals()
     process.keep_descriptors({device, *requests.descriptors, *image.descriptors()})
     process.join_writeback()
-    process.lock_memory()
+    memory.lock_for_good()
     process.drop_privileges()
-    process.keep_memory_private()
+    memory.keep_private()
     if options.foreground or not options.detach:
         process.end_with_parent(parent)
     gc.collect()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from cisfs.errors import MountError
+from cisfs.keys import memory
 from cisfs.mount import erofs, fusermount, points, process, records, unmount
 from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, Assignment, go_home, live, settle, tell
 from cisfs.mount.image import ImageServer, Shape
@@ -44,7 +45,7 @@ _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCH
 def serve(layer: SealedLayer, assignment: Assignment) -> int:
     """Mount and supervise; return the exit code.  For a process that has just been forked."""
     settle(assignment.options, assignment.parent)
-    process.lock_memory()
+    memory.lock_for_good()
     _be_called("supervisor", assignment.source)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     supervisor = _Supervisor(layer, assignment)
@@ -178,9 +179,9 @@ class _Supervisor:
         go_home(self._assignment.options)
         process.keep_descriptors({self._device, self._layer.fd, self._watch.fd})
         reader = self._layer.reader(before_waiting=self._watch.pass_on)
-        process.lock_memory()
+        memory.lock_for_good()
         process.drop_privileges()
-        process.keep_memory_private()
+        memory.keep_private()
         process.end_with_parent(supervisor, signal.SIGKILL)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
+from cisfs.keys import memory
 from cisfs.mount import libfuse, points, unmount
 from cisfs.mount.assignment import MOUNTED, TERMINATION, Assignment, go_home, live, settle, tell
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 def serve(vault: Vault, assignment: Assignment) -> int:
     """Mount and serve; return the exit code.  For a process that has just been forked."""
     settle(assignment.options, assignment.parent)
+    memory.lock_for_good()
     stand_in_for_trio()
     from cisfs.layer.tree import VaultTree
 

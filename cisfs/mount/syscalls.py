@@ -24,8 +24,6 @@ UMOUNT_NOFOLLOW = 0x8
 # <sched.h>
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
-# <linux/prctl.h>
-_PR_SET_DUMPABLE = 4
 # <linux/openat2.h>; the number is the same on every architecture (the 2019 table and later)
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -85,14 +83,6 @@ def unmount(target: str, flags: int = 0) -> None:
 def sync_file_system(descriptor: int) -> None:
     """Write back all of the file system that `descriptor` is of, syncfs(2)."""
     _check(_libc.syncfs(ctypes.c_int(descriptor)))
-
-
-def keep_memory_private() -> None:
-    """Let neither a core dump nor a process of the same user show this process's memory, prctl(2).
-
-    Forks inherit it; what they execute does not.
-    """
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:

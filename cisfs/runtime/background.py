@@ -17,6 +17,7 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from cisfs.errors import CisfsError, EngineError
+from cisfs.keys import memory
 from cisfs.runtime import embedded
 from cisfs.runtime.holdings import Opened
 from cisfs.runtime.line import FORWARDED
@@ -63,6 +64,7 @@ def _keep(request: Request, opened: Opened, report: int) -> NoReturn:
     """Be the keeper: a forked child that never returns."""
     try:
         os.setsid()
+        memory.lock()  # a fork's is not
         log, pipe = Log(), _redirect()
         keeper = _Keeper(request, log, report)
         keeper.run(opened, Recorder(log, pipe))

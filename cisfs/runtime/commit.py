@@ -82,7 +82,6 @@ class _OfEngine:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Path]:
-        syscalls.keep_memory_private()
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
         place = self.path / record.MOUNTS
@@ -154,7 +153,6 @@ class _OfOurs:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Path]:
-        syscalls.keep_memory_private()
         namespace = os.open(f"/proc/{self.container.state.supervisor}/ns/mnt", os.O_RDONLY)
         try:
             syscalls.enter_namespace(namespace, syscalls.CLONE_NEWNS)

@@ -42,7 +42,6 @@ def run(request: Request, opened: Opened, view: View | None = None) -> Outcome:
     Raises EngineError when it could not be started, NoKeyError when a layer was locked meanwhile,
     OSError when /run cannot be written.
     """
-    syscalls.keep_memory_private()  # keys were read here, and Python cannot erase them all
     view = view or View(Console() if request.terminal else None)
     with ExitStack() as undo:
         for layer in opened.layers:

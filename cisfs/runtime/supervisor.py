@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cisfs.errors import CisfsError, EngineError
+from cisfs.keys import memory
 from cisfs.mount import server, syscalls
 from cisfs.runtime import account, bundle, command, engine, restored, stack
 from cisfs.runtime.container import Running, end_by_signal
@@ -36,6 +37,7 @@ _ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 def supervise(request: Request, opened: Opened, workspace: Workspace, line: Lower) -> NoReturn:
     """Be the supervisor: called in a forked child that is the first of a new PID namespace."""
     try:
+        memory.lock()  # a fork's is not
         try:
             outcome = _Run(request, opened, workspace, line).perform()
         except CisfsError as error:

@@ -135,19 +135,6 @@ def test_rights_are_dropped_for_good() -> None:
     assert ids == [NOBODY] * 6 if root else NOBODY not in ids
 
 
-def test_memory_is_locked_and_not_dumped() -> None:
-    def work() -> tuple[str, int]:
-        process.lock_memory()
-        process.keep_memory_private()
-        return status("VmLck"), Path("/proc/self/environ").stat().st_uid
-
-    locked, owner = Child(work).result()
-    assert locked.endswith(" kB")
-    if os.geteuid() == 0:
-        assert int(locked.split()[0]) > 0
-    assert owner == 0  # root's: not to be read by the process's own user
-
-
 def test_a_process_ends_with_its_parent() -> None:
     reading, writing = os.pipe()
 

@@ -25,7 +25,7 @@ from cisfs.build.opening import open_archive, open_stream
 from cisfs.build.progress import Progress
 from cisfs.build.request import Request
 from cisfs.build.room import encrypted_directory
-from cisfs.build.seal import Sealed, keep_memory_private, seal
+from cisfs.build.seal import Sealed, seal
 from cisfs.build.tar import Limits
 from cisfs.build.workplace import Workplace
 from cisfs.crypto.signatures import SigningKey
@@ -100,7 +100,6 @@ def divide(
     Either both appear or neither.  Raises CisfsError, OSError, and Interrupted in a block of
     `interrupts.raised`.
     """
-    keep_memory_private()
     public.check(force=request.force)
     progress.begin("reading")
     with ExitStack() as undo, ExitStack() as undo_if_it_fails:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, EngineError, FormatError
+from cisfs.keys import memory
 from cisfs.mount import syscalls
 from cisfs.mount.assignment import MOUNTED, live
 from cisfs.runtime import scratch
@@ -124,7 +125,7 @@ def _mount(
 def _leave() -> int:
     """Go into a mount namespace of our own; return a descriptor of the one that was left."""
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.keep_memory_private()  # until runc is executed, whose limits are not to change
+    memory.make_undumpable()  # until runc is executed, whose limits are not to change
     syscalls.unshare(syscalls.CLONE_NEWNS)
     # Slave, not private: what the host unmounts must not stay busy because of us.
     syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)

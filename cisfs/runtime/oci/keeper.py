@@ -26,6 +26,7 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
+from cisfs.keys import memory
 from cisfs.layer import admission
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.store import resolve
@@ -83,14 +84,14 @@ def keep(task: Task, report: int) -> int:
     Raises CisfsError, OSError: what could not be mounted, with everything undone.
     """
     maker = os.pidfd_open(os.getppid())  # becomes the runtime
-    process.keep_memory_private()
+    memory.keep_private()
     process.leave_home()
     process.shed_descriptors(keep_stderr=False)
     process.start_logging(task.place.log, to_stderr=False)
     for number in TERMINATION:
         signal.signal(number, signal.SIG_IGN)  # it ends with what it keeps
     setproctitle(f"cisfs: keeper {task.container}")
-    process.lock_memory()
+    memory.lock_for_good()
     with ExitStack() as undo:
         mounted, held = _mount(task, undo)
         undo.pop_all()
