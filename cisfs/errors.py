@@ -8,6 +8,7 @@ Knows nothing of what raises or catches them.  Immutable classes; safe anywhere.
     +-- FormatError                  11   bytes that cisfs never writes: damaged or truncated
     |   +-- UnsupportedVersionError  13   written by a newer cisfs
     +-- IntegrityError               16   well-formed, but no key holder wrote it: forged
+    +-- AbsentError                  24   that part of a layer has not been fetched yet
     +-- WrongKeyError                12   the passphrase or key offered opens no key slot
     +-- NoKeyError                   14   no passphrase or key was offered at all
     +-- NoMemoryError                20   a key slot takes more memory than there is
@@ -93,6 +94,17 @@ class IntegrityError(CisfsError):
     """Well-formed bytes that no key holder wrote: altered, moved or forged."""
 
     exit_code = 16
+
+
+class AbsentError(CisfsError):
+    """That part of a layer has not been fetched yet: `units` of it, `doubtful` if damaged here."""
+
+    exit_code = 24
+
+    def __init__(self, message: str, units: range, *, doubtful: bool = False) -> None:
+        super().__init__(message)
+        self.units = units
+        self.doubtful = doubtful
 
 
 class MountError(CisfsError):

@@ -16,7 +16,7 @@ _UNIT = blake3(derive_key_context="cisfs v1 layer unit")
 _BLOCK = blake3(derive_key_context="cisfs v1 layer tree")
 
 
-def unit_hash(cipher: bytes | memoryview) -> bytes:
+def unit_hash(cipher: bytes | bytearray | memoryview) -> bytes:
     """Return the 32-byte hash of a unit's ciphertext."""
     return _UNIT.copy().update(cipher).digest()
 

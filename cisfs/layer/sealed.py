@@ -25,9 +25,10 @@ from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Opener
 from cisfs.keys.signing import describe_signatures
 from cisfs.keys.slots import SlotChange, describe_slots, open_slots, unauthentic
-from cisfs.layer import slotarea
+from cisfs.layer import lazy, slotarea
 from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.image_reader import ImageReader
+from cisfs.layer.lazy import LazyReader, PartialLayer
 from cisfs.layer.sealed_file import (
     check_same,
     check_size,
@@ -135,6 +136,7 @@ class SealedLayer:
         header: LayerHeader,
         slots: tuple[SlotFields, ...],
         keys: LayerKeys,
+        partial: PartialLayer | None,
     ) -> None:
         """Used by `open` only."""
         self.path = path
@@ -143,6 +145,7 @@ class SealedLayer:
         self.slots = slots
         self.geometry = header.geometry
         self.identity = header.identity
+        self.partial = partial  # what is known of it while it is not all here
         self._keys = keys
 
     @classmethod
@@ -170,10 +173,11 @@ class SealedLayer:
                 admission(Candidate(path, fd, header.identity, text.signatures))
             offered = credential() if callable(credential) else credential
             _, keys = _opened(path, header, text, offered)
+            partial = lazy.find(path, header)
         except BaseException:
             os.close(fd)
             raise
-        return cls(path.absolute(), fd, header, text.slots, keys)
+        return cls(path.absolute(), fd, header, text.slots, keys, partial)
 
     @property
     def image_size(self) -> int:
@@ -198,12 +202,18 @@ class SealedLayer:
         """Return a new reader of the image, for this process; at most `kept_units` stay decrypted.
 
         It reads from the layer's descriptor, which stays open meanwhile, and calls `before_waiting`
-        each time before it waits for data that is not in memory.
+        each time before it waits for data that is not in memory.  While the layer is `partial`,
+        reading raises AbsentError for what is not here.
         """
-        return ImageReader(self, XtsCipher(self._keys.units), kept_units, before_waiting)
+        xts = XtsCipher(self._keys.units)
+        if self.partial is None:
+            return ImageReader(self, xts, kept_units, before_waiting)
+        return LazyReader(self, xts, kept_units, before_waiting, self.partial.presence)
 
     def close(self) -> None:
         """Close this process's descriptor; the lock goes with the last copy.  Raises OSError."""
+        if self.partial is not None:
+            self.partial.close()
         os.close(self.fd)
 
     def abandon(self) -> None:

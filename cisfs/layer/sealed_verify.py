@@ -3,6 +3,8 @@
 Decrypts nothing and takes no key; the header, key slots and reserved area were checked when the
 layer was opened or, with a signature in the key's place, found.  Works in forked processes over one
 layer that is open; knows no FUSE.
+
+What has not been fetched yet of a layer in the store is passed over.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from cisfs.crypto.hashes import unit_hash
 from cisfs.errors import IntegrityError
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import LayerGeometry
+from cisfs.layer import lazy
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.verify import Finding
@@ -71,6 +74,7 @@ class _Check:
         self._name = layer.path.name
         self._fd = layer.fd
         self._geometry = layer.geometry
+        self._presence = lazy.presence_of(layer.path, layer.header)
         self._tree = HashTree(layer.fd, layer.geometry, layer.header.root)
 
     def leaves(self, leaves: Iterator[int]) -> Iterator[tuple[int, list[Finding]]]:
@@ -82,6 +86,8 @@ class _Check:
     def _below(self, leaf: int, buffer: memoryview) -> Iterator[Finding]:
         units = self._geometry.units_below(leaf)
         for unit in units:
+            if self._presence is not None and not self._presence.has(unit):
+                continue
             try:
                 expected = self._tree.unit_hash(unit)
             except IntegrityError as error:

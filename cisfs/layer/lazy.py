@@ -1,0 +1,214 @@
+"""Layers of the local store that are not all here: made, found beside others, and read.
+
+    STORE/sealed/sha256:HEX/layer.cis    the layer, with holes where data is missing
+                            present      what is here (`cisfs.layer.presence`); gone when all is
+                            source.json  where the rest is (`cisfs.layer.origin`); its time of
+                                         modification is when the layer was last opened
+                            fetch        the socket of whoever fetches it
+
+The directory lets anyone pass who holds it open, as unprivileged processes do that ask for data;
+STORE/sealed lets nobody but its owner pass.  Does not know who fetches or how.  Made before a fork,
+a PartialLayer serves the processes forked afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cisfs.crypto.units import XtsCipher
+from cisfs.errors import AbsentError, FormatError, IntegrityError
+from cisfs.format.presence import header_for
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
+from cisfs.format.slotarea import SlotText
+from cisfs.layer import origin, presence
+from cisfs.layer.image_reader import ImageReader, ReadLayer
+from cisfs.layer.origin import Origin
+from cisfs.layer.presence import Presence
+
+SEALED = "sealed"  # in the store
+LAYER = "layer.cis"
+SOCKET = "fetch"
+_IDENTITY = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class PartialLayer:
+    """What is known of a layer that is not all here; `fd` is of its directory."""
+
+    directory: Path
+    fd: int
+    presence: Presence
+
+    def close(self) -> None:
+        """Close this process's descriptor.  Raises OSError."""
+        os.close(self.fd)
+
+
+def directory_of(store: Path, identity: str) -> Path:
+    """Return where in `store` the layer of an identity is, or would be.  Raises ValueError."""
+    if not _IDENTITY.fullmatch(identity):
+        raise ValueError(f"identity {identity!r}")
+    return store / SEALED / identity
+
+
+def is_partial(path: Path) -> bool:
+    """Tell whether the layer at `path` is one of a store of which something is missing."""
+    return _is_stored(path) and not presence.says_complete(path.parent / presence.NAME)
+
+
+def find(path: Path, header: LayerHeader) -> PartialLayer | None:
+    """Return what is known of an opened layer, None if it is all here.
+
+    Takes note that it was used.  Raises FormatError, OSError.
+    """
+    if not _is_stored(path):
+        return None
+    with contextlib.suppress(OSError):  # others than its owner may use it, too
+        os.utime(path.parent / origin.NAME)
+    try:
+        fd = os.open(path.parent / presence.NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        found = Presence(fd)
+    except FormatError as error:
+        raise FormatError(f"{path.parent / presence.NAME}: {error}; pull the layer again") from None
+    finally:
+        os.close(fd)
+    if found.header.bits != header_for(header.identity, header.geometry).bits:
+        raise FormatError(f"{path.parent / presence.NAME} is of another layer; pull it again")
+    if found.is_complete:
+        for name in (SOCKET, presence.NAME):
+            with contextlib.suppress(OSError):  # that it is there says no more than that it may go
+                (path.parent / name).unlink()
+        return None
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    return PartialLayer(path.parent.absolute(), os.open(path.parent, flags), found)
+
+
+def presence_of(path: Path, header: LayerHeader) -> Presence | None:
+    """Return only what is here of a layer, None if all of it is.  Raises as `find` does."""
+    found = find(path, header)
+    if found is None:
+        return None
+    found.close()
+    return found.presence
+
+
+def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
+    """Make a layer of which nothing but `header` and `slots` is here; return its path.
+
+    `header` is the start of the stored file, 4096 bytes.  One that is there already is left as it
+    is.  Appears whole or not at all.  Raises FormatError and others as `LayerHeader.parse` does,
+    OSError.
+    """
+    parsed = LayerHeader.parse(header[:HEADER_SIZE])
+    directory = directory_of(store, parsed.identity)
+    if directory.exists():
+        return directory / LAYER
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = directory.parent / f".{secrets.token_hex(8)}"
+    new.mkdir(mode=0o711)
+    new.chmod(0o711)
+    try:
+        _write(new / LAYER, {0: header[:HEADER_SIZE], SLOTS_OFFSET: slots.pack()}, parsed)
+        _write(new / origin.NAME, {0: source.pack()})
+        write_presence(new / presence.NAME, parsed)
+        sync_directory(new)
+        with contextlib.suppress(FileExistsError):
+            _rename(new, directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    sync_directory(directory.parent)
+    return directory / LAYER
+
+
+def sync_directory(directory: Path) -> None:
+    """Make what has happened to the names in a directory durable.  Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():  # or else another was faster, and its own is as good
+            raise
+
+
+def _write(path: Path, pieces: dict[int, bytes], layer: LayerHeader | None = None) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if layer is not None:
+            os.ftruncate(fd, layer.geometry.stored_size)
+        for offset, data in pieces.items():
+            os.pwrite(fd, data, offset)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_presence(path: Path, layer: LayerHeader, *, full: bool = False) -> None:
+    """Make a file that says that nothing of a layer is here, or all of it.  Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        presence.create(fd, header_for(layer.identity, layer.geometry), full=full)
+    finally:
+        os.close(fd)
+
+
+def _is_stored(path: Path) -> bool:
+    return path.name == LAYER and _IDENTITY.fullmatch(path.parent.name) is not None
+
+
+class LazyReader(ImageReader):
+    """Reads the image of a layer that is not all here."""
+
+    __slots__ = ("_presence",)
+
+    def __init__(
+        self,
+        layer: ReadLayer,
+        xts: XtsCipher,
+        kept_units: int,
+        before_waiting: Callable[[], None],
+        found: Presence,
+    ) -> None:
+        """Believe `found` on what is here; see `ImageReader` for the rest."""
+        super().__init__(layer, xts, kept_units, before_waiting)
+        self._presence = found
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Return what `ImageReader.read` does.
+
+        Raises AbsentError, and returns nothing, if any of it is missing, or `doubtful` where what
+        is here is not what it should be: it may be fetched again.
+        """
+        size = min(size, self._geometry.image_size - offset)
+        if offset < 0 or size <= 0:
+            return super().read(offset, size)
+        units = self._geometry.units_of(offset, size)
+        if not self._presence.has_all(units):
+            raise self._absent(units, "not been fetched yet")
+        try:
+            return super().read(offset, size)
+        except IntegrityError:
+            if self._presence.is_complete:
+                raise
+            raise self._absent(units, "been damaged here", doubtful=True) from None
+
+    def _absent(self, units: range, words: str, *, doubtful: bool = False) -> AbsentError:
+        which = f"units {units[0]} to {units[-1]}" if len(units) > 1 else f"unit {units[0]}"
+        return AbsentError(f"{self._path}: {which} has {words}", units, doubtful=doubtful)
