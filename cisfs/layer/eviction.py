@@ -1,0 +1,112 @@
+"""Keeping the local store within a size: data of layers that nobody uses leaves the disk.
+
+What was pulled can be fetched again, so such layers lose units, those that were used longest ago
+first.  One that is mounted or being fetched loses nothing.  Does not know where data comes from.
+Any number of processes may do it at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cisfs.errors import BusyError, CisfsError
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import HEADER_SIZE, LayerGeometry
+from cisfs.layer import lazy, origin, presence
+from cisfs.layer.fallocate import punch
+from cisfs.layer.filling import claim, runs
+from cisfs.layer.presence import Presence
+
+_BLOCK = 512  # bytes that stat(2) counts in
+_AT_ONCE = 1024  # units
+
+
+@dataclass(frozen=True, slots=True)
+class _Pulled:
+    path: Path
+    used: int  # when it was last opened, in ns
+    size: int  # bytes on the disk
+
+
+def evict(store: Path, limit: int) -> int:
+    """Free space until all pulled layers in `store` take at most `limit` bytes; return the bytes.
+
+    It may be less than that takes, as what is in use stays.  Raises OSError.
+    """
+    layers = sorted(_pulled(store), key=lambda each: each.used)
+    excess = sum(each.size for each in layers) - limit
+    freed = 0
+    for each in layers:
+        if freed >= excess:
+            break
+        with suppress(BusyError):
+            freed += _shrink(each.path, excess - freed)
+    return freed
+
+
+def _pulled(store: Path) -> Iterator[_Pulled]:
+    """The layers that can be fetched again."""
+    for path in (store / lazy.SEALED).glob(f"sha256:*/{lazy.LAYER}"):
+        with suppress(CisfsError, OSError):
+            origin.Origin.read(path.parent)
+            used = (path.parent / origin.NAME).stat().st_mtime_ns
+            yield _Pulled(path, used, path.stat().st_blocks * _BLOCK)
+
+
+def _shrink(path: Path, wanted: int) -> int:
+    """Free `wanted` bytes of a layer, or what there is; returns how many.  Raises BusyError."""
+    claimed = claim(path.parent)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _punched(path, fd, wanted)
+        except BlockingIOError:
+            raise BusyError(f"layer {path} is in use") from None
+        finally:
+            os.close(fd)
+    finally:
+        os.close(claimed)
+
+
+def _punched(path: Path, fd: int, wanted: int) -> int:
+    header = LayerHeader.parse(os.pread(fd, HEADER_SIZE, 0))
+    found = _presence(path, header)
+    before = os.fstat(fd).st_blocks
+    freed = 0
+    for units in _from_the_end(found, header.geometry):
+        if freed >= wanted:
+            break
+        found.take_back(units)  # before the data goes: a bit never vouches for what is not there
+        for run in runs(sorted(units)):
+            start, last = header.geometry.unit_offset(run.start), run.stop - 1
+            stop = header.geometry.unit_offset(last) + header.geometry.unit_length(last)
+            punch(fd, start, stop - start)
+        freed = (before - os.fstat(fd).st_blocks) * _BLOCK
+    return freed
+
+
+def _presence(path: Path, header: LayerHeader) -> Presence:
+    """What is here of a layer; of one that was complete, all of it from now on."""
+    place = path.parent / presence.NAME
+    if not place.exists():
+        new = path.parent / f".{presence.NAME}"
+        new.unlink(missing_ok=True)
+        lazy.write_presence(new, header, full=True)
+        new.rename(place)
+        lazy.sync_directory(path.parent)
+    return presence.opened(path.parent)
+
+
+def _from_the_end(found: Presence, geometry: LayerGeometry) -> Iterator[list[int]]:
+    """The units that are here, some at a time; last those that a starting container reads."""
+    for stop in range(geometry.unit_count, 0, -_AT_ONCE):
+        units = range(max(0, stop - _AT_ONCE), stop)
+        here = [unit for unit in units if found.has(unit)]
+        if here:
+            yield here
