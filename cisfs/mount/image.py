@@ -22,7 +22,6 @@ from cisfs.mount.session import Answer, Session
 from cisfs.mount.watch import Watch
 
 _LARGE = 128 << 10  # bytes: what takes long enough for another worker to be worth waking
-_BACKGROUND = 64  # requests that may be under way with nobody waiting, such as read-ahead
 _DT_REG = stat.S_IFREG >> 12
 
 
@@ -61,6 +60,8 @@ class Shape:
 class ImageServer:
     """Answers requests on `device`, which may have other readers."""
 
+    background = 64  # requests that may be under way with nobody waiting, such as read-ahead
+
     def __init__(
         self, device: int, image: Readable, shape: Shape, seat: Seat, watch: Watch
     ) -> None:
@@ -90,17 +91,22 @@ class ImageServer:
         while not session.ended:
             self._watch.take()
             session.look()
-            request = session.receive()
-            if request is None:
-                continue
-            self._seat.take(request.unique)
-            if session.has_more():
-                self._watch.pass_on()
-            session.answer(request)
-            self._seat.rest()
+            self._answer_next()
+
+    def _answer_next(self) -> None:
+        """Take the next request, waiting for it, and answer it."""
+        session = self._session
+        request = session.receive()
+        if request is None:
+            return
+        self._seat.take(request.unique)
+        if session.has_more():
+            self._watch.pass_on()
+        session.answer(request)
+        self._seat.rest()
 
     def _init(self, _request: wire.Request) -> Answer:
-        reply = wire.init_reply(self._session.request, background=_BACKGROUND)
+        reply = wire.init_reply(self._session.request, background=self.background)
         if reply is None:
             raise OSError(errno.EPROTO, "this kernel's FUSE is too old")
         return [reply]
@@ -120,7 +126,7 @@ class ImageServer:
     def _opendir(self, _request: wire.Request) -> Answer:
         return [wire.open_reply(wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR)]
 
-    def _read(self, _request: wire.Request) -> Answer:
+    def _read(self, _request: wire.Request) -> Answer | None:
         wanted = wire.parse_read(self._session.request)
         if wanted.size >= _LARGE:
             self._watch.pass_on()

@@ -27,7 +27,7 @@ _USUAL = frozenset({errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESHUTDOW
 
 Buffer = bytes | memoryview
 Answer = Sequence[Buffer]
-Handler = Callable[[wire.Request], Answer]
+Handler = Callable[[wire.Request], Answer | None]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Session:
     def __init__(
         self, device: int, handlers: Mapping[int, Handler], *, failing: str, size: int
     ) -> None:
-        """`handlers` are by opcode, and return the reply's body or raise.
+        """`handlers` are by opcode, and return the reply's body, None for none yet, or raise.
 
         `failing` begins what is logged of the operating system's errors.  `size` is that of the
         largest request, in bytes.
@@ -85,11 +85,16 @@ class Session:
             return None
         return wire.parse_request(self.request)
 
-    def answer(self, request: wire.Request) -> None:
-        """Have a request handled, and send what came of it."""
+    def answer(self, request: wire.Request, handler: Handler | None = None) -> None:
+        """Have a request handled, by `handler` if one is given, and send what came of it."""
         if request.opcode in _NO_ANSWER:
             return
-        result = self._handled(request)
+        result = self._handled(request, handler or self._handlers.get(request.opcode))
+        if result is not None:
+            self.send(request, result)
+
+    def send(self, request: wire.Request, result: Answer | int) -> None:
+        """Reply with a body, or with an errno."""
         if isinstance(result, int):
             reply: Answer = [wire.error_reply(request.unique, result)]
         else:
@@ -101,9 +106,8 @@ class Session:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
-    def _handled(self, request: wire.Request) -> Answer | int:
+    def _handled(self, request: wire.Request, handler: Handler | None) -> Answer | int | None:
         """Return the reply's body, or an errno.  The one place that makes errnos of exceptions."""
-        handler = self._handlers.get(request.opcode)
         if handler is None:
             return errno.ENOSYS
         try:

@@ -29,6 +29,16 @@ class Watch:
             fcntl.lockf(self.fd, fcntl.LOCK_EX)
             self._is_mine = True
 
+    def try_take(self) -> bool:
+        """Take the watch if nobody has it; tells whether it is ours.  Raises OSError."""
+        if not self._is_mine:
+            try:
+                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # either, fcntl(2)
+                return False
+            self._is_mine = True
+        return True
+
     def pass_on(self) -> None:
         """Let another have the watch, if it is ours.  Raises OSError."""
         if self._is_mine:

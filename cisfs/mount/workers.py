@@ -135,9 +135,10 @@ class Crew:
         if not self._vacant or self.is_hopeless:
             return
         in_hand = [self._board.in_hand(index) for index in self._vacant]
+        aside = [number for index in self._vacant for number in self._board.aside(index)]
         while self._vacant:
             self._fork(self._vacant.pop())
-        self._see_to(in_hand)
+        self._see_to(in_hand, aside)
 
     @property
     def is_hopeless(self) -> bool:
@@ -145,8 +146,8 @@ class Crew:
         deaths = self._deaths
         return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _STORM_SECONDS
 
-    def _see_to(self, in_hand: list[int]) -> None:
-        """Have what the dead had in hand sent again, or fail it."""
+    def _see_to(self, in_hand: list[int], aside: list[int]) -> None:
+        """Have what the dead had in hand, or put aside, sent again, or fail it."""
         before = self._suspects
         self._suspects = {
             number & ~_RESENT: before.get(number & ~_RESENT, 0) + 1
@@ -163,7 +164,7 @@ class Crew:
             )
             self._fail(fatal)
         if not self._resend():
-            self._fail(in_hand)
+            self._fail(in_hand + [number for number in aside if number not in in_hand])
 
     def _resend(self) -> bool:
         """Have the kernel send again what was not answered; False if it cannot."""

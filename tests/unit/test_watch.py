@@ -52,6 +52,25 @@ def test_one_at_a_time_has_it(watch: Watch) -> None:
     os.close(receive)
 
 
+def test_it_can_be_tried_for(watch: Watch) -> None:
+    assert watch.try_take()
+    assert watch.try_take()
+
+    def follow(send: int) -> None:
+        watch._is_mine = False
+        os.write(send, b"%d" % watch.try_take())
+
+    pid, receive = forked(follow)
+    assert os.read(receive, 1) == b"0"
+    os.waitpid(pid, 0)
+    os.close(receive)
+    watch.pass_on()
+    pid, receive = forked(follow)
+    assert os.read(receive, 1) == b"1"
+    os.waitpid(pid, 0)
+    os.close(receive)
+
+
 def test_the_dead_pass_it_on(watch: Watch) -> None:
     def hold(send: int) -> None:
         watch.take()

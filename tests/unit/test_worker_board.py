@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cisfs.mount.board import Board
+from cisfs.mount.board import ASIDE, Board
 
 
 def test_at_first_nobody_is_busy() -> None:
@@ -69,3 +69,18 @@ def test_who_takes_a_seat_finds_it_empty() -> None:
     board.seat(1)
     assert board.in_hand(1) == 0
     assert board.busy_for(1) == 0.0
+
+
+def test_what_is_put_aside_is_told_until_it_is_taken_up() -> None:
+    board = Board(3)
+    seat = board.seat(1)
+    seat.put_aside(0, 77)
+    seat.put_aside(ASIDE - 1, 1 << 63 | 78)
+    seat.take(5)
+    seat.rest()
+    assert board.aside(1) == [77, 1 << 63 | 78]
+    assert (board.aside(0), board.aside(2)) == ([], [])
+    seat.take_up(0)
+    assert board.aside(1) == [1 << 63 | 78]
+    board.seat(1)
+    assert board.aside(1) == []

@@ -220,6 +220,40 @@ def test_requests_in_hand_fail_if_they_cannot_be_sent_again(
     assert "EIO" in said[0]
 
 
+def test_requests_put_aside_fail_if_they_cannot_be_sent_again(
+    enlist: Enlist, device: Device
+) -> None:
+    device.resends = False
+
+    def work(seat: Seat) -> None:
+        seat.put_aside(3, 33)
+        seat.put_aside(9, 99)
+        seat.take(11)
+        signal.pause()
+
+    crew = enlist(1, work)
+    wait_until(lambda: has_in_hand(crew, 11), "the request is in hand")
+    kill(*pids(crew))
+    crew.look()
+    assert device.written == [wire.error_reply(number, errno.EIO) for number in (11, 33, 99)]
+
+
+def test_what_was_put_aside_is_not_what_workers_die_of(enlist: Enlist, device: Device) -> None:
+    """It may wait for a registry through any number of deaths."""
+
+    def work(seat: Seat) -> None:
+        seat.put_aside(3, 33)
+        seat.take(0)
+        signal.pause()
+
+    crew = enlist(1, work)
+    for _ in range(workers._FATAL_DEATHS + 2):
+        wait_until(lambda: crew._board.aside(0) == [33], "the request is put aside")
+        kill(*pids(crew))
+        crew.look()
+    assert set(device.written) == {wire.NOTIFY_RESEND}
+
+
 def test_only_what_the_dead_had_in_hand_fails(enlist: Enlist, device: Device) -> None:
     device.resends = False
 

@@ -87,7 +87,7 @@ def obey(switch: Switch) -> None:
     """Make the workers of this process, and of those forked from it, look at the switch."""
     read, take = image.ImageServer._read, Seat.take
 
-    def faulty_read(self: image.ImageServer, request: wire.Request) -> Answer:
+    def faulty_read(self: image.ImageServer, request: wire.Request) -> Answer | None:
         act = switch.take(Act.DIE, Act.HANG, Act.RAISE)
         if act is Act.DIE:
             os.kill(os.getpid(), signal.SIGKILL)
