@@ -35,6 +35,11 @@ class MountOptions:
     For sealed layers: `workers` (default: one for each processor), the `worker_patience` in seconds
     after which one that does not answer is replaced, and `loop_device`: mount through one even
     where the kernel can do without.
+
+    For layers that are not all here: `fetch_patience`, the seconds that a read waits for what is
+    missing, and `fetch`, which has a process fetch it: called in a process of its own with the
+    layer's directory, a descriptor of that which holds the claim to it, and `log_file`, it becomes
+    that one or ends.
     """
 
     read_only: bool = False
@@ -45,6 +50,8 @@ class MountOptions:
     workers: int | None = None
     worker_patience: float = 60.0
     loop_device: bool = False
+    fetch: Callable[[Path, int, Path | None], object] | None = None
+    fetch_patience: float = 30.0
     home: int | None = None  # mount namespace that server processes live in
 
 

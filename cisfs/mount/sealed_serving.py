@@ -26,8 +26,11 @@ from setproctitle import setproctitle
 from cisfs.errors import MountError
 from cisfs.keys import memory
 from cisfs.mount import erofs, fusermount, points, process, records, unmount
+from cisfs.mount.absent import Line
 from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, Assignment, go_home, live, settle, tell
+from cisfs.mount.attendance import Attendance
 from cisfs.mount.image import ImageServer, Shape
+from cisfs.mount.lazy_image import LazyImageServer
 from cisfs.mount.watch import Watch
 from cisfs.mount.workers import Crew
 
@@ -69,6 +72,7 @@ class _Supervisor:
         self._device = -1
         self._crew: Crew | None = None
         self._watch = Watch()
+        self._attendance = Attendance(layer.partial, assignment.options)
         self._record: records.Record | None = None
         self._mounted = ""  # "major:minor"
         self._helper = 0  # a process that mounts or unmounts
@@ -78,6 +82,7 @@ class _Supervisor:
 
     def mount(self) -> None:
         """Mount, with workers already at work.  Raises MountError, NoFuseError, OSError."""
+        self._attendance.look()
         if os.geteuid() == 0:
             self._mount_file_system()
         else:
@@ -161,6 +166,8 @@ class _Supervisor:
     # -- workers -------------------------------------------------------------------------------
 
     def _start(self, shape: Shape) -> None:
+        if self._layer.partial is not None:
+            os.set_blocking(self._device, False)
         options = self._assignment.options
         count = options.workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
         supervisor = os.getpid()
@@ -177,7 +184,9 @@ class _Supervisor:
         """A worker's life."""
         _be_called("worker", self._assignment.source)
         go_home(self._assignment.options)
-        process.keep_descriptors({self._device, self._layer.fd, self._watch.fd})
+        partial = self._layer.partial
+        kept = {self._device, self._layer.fd, self._watch.fd}
+        process.keep_descriptors(kept | ({partial.fd} if partial is not None else set()))
         reader = self._layer.reader(before_waiting=self._watch.pass_on)
         memory.lock_for_good()
         process.drop_privileges()
@@ -186,9 +195,18 @@ class _Supervisor:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        ImageServer(self._device, reader, shape, seat, self._watch).serve()
+        if partial is None:
+            ImageServer(self._device, reader, shape, seat, self._watch).serve()
+        else:
+            LazyImageServer(
+                *(self._device, reader, shape, seat, self._watch),
+                presence=partial.presence,
+                line=Line(partial.fd),
+                patience=self._assignment.options.fetch_patience,
+            ).serve()
 
     def _look(self) -> None:
+        self._attendance.look()
         if self._crew is not None:
             self._crew.look()
 
@@ -227,6 +245,7 @@ class _Supervisor:
 
     def finish(self) -> None:
         """Leave no worker, no mount that nobody answers for, and no record."""
+        self._attendance.leave()
         if self._crew is not None:
             self._crew.dismiss()
         if self._device >= 0:
