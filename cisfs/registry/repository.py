@@ -6,12 +6,13 @@ across a fork: a process that was forked opens its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from cisfs.registry import blobs, download, manifests, referrers, upload
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.download import Report, silent
+from cisfs.registry.logins import Login
 from cisfs.registry.manifest import Index, Manifest
 from cisfs.registry.reference import Reference
 from cisfs.registry.session import Access, Session
@@ -22,9 +23,16 @@ from cisfs.registry.transport import Transport
 class Repository:
     """See the module.  `transport` may serve other repositories too."""
 
-    def __init__(self, transport: Transport, registry: str, repository: str) -> None:
-        """Reach nobody yet."""
-        self.session = Session(transport, registry, repository)
+    def __init__(
+        self,
+        transport: Transport,
+        registry: str,
+        repository: str,
+        *,
+        login: Callable[[], Login | None] | None = None,
+    ) -> None:
+        """Reach nobody yet.  `login` is called when one is asked for: see `Session`."""
+        self.session = Session(transport, registry, repository, login=login)
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from cisfs.errors import (
 )
 from cisfs.registry.authentication import Authenticator, Scopes
 from cisfs.registry.documents import parse_object, repeatable
-from cisfs.registry.logins import find_login
+from cisfs.registry.logins import Login, find_login
 from cisfs.registry.patience import Patience, retry_after
 from cisfs.registry.reference import DEFAULT_REGISTRY
 from cisfs.registry.request import Body, Request
@@ -83,13 +83,21 @@ class Reply:
 class Session:
     """One repository.  The transport may be shared with other sessions."""
 
-    def __init__(self, transport: Transport, registry: str, repository: str) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        registry: str,
+        repository: str,
+        *,
+        login: Callable[[], Login | None] | None = None,
+    ) -> None:
+        """`login` is called when one is asked for (default: what `find_login` finds then)."""
         self.registry, self.repository = registry, repository
         self.transport = transport
         self.patience = transport.patience
         self._host = _HUB_HOST if registry == DEFAULT_REGISTRY else registry
         self._authenticator = Authenticator(
-            registry, transport, lambda: find_login(registry, repository)
+            registry, transport, login or (lambda: find_login(registry, repository))
         )
         self._base: str | None = None
         self._lock = threading.Lock()
