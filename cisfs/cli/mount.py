@@ -76,6 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="mount through a loop device even where the kernel mounts from a file",
     )
+    sealed.add_argument(
+        "--fetch-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=30.0,
+        help="of a layer that is not all here, fail what has not come within so long (default: 30)",
+    )
     add_key_options(parser)
 
 
@@ -100,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.layer import admission, unlocked
     from cisfs.layer.opening import open_layer
     from cisfs.layer.sealed import SealedLayer
-    from cisfs.mount import server
+    from cisfs.mount import attendance, server
+    from cisfs.registry.fetcher_launch import become
 
     options = server.MountOptions(
         read_only=args.read_only,
@@ -111,8 +119,11 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         worker_patience=args.worker_timeout,
         loop_device=args.loop_device,
+        fetch=become,
+        fetch_patience=args.fetch_timeout,
     )
     server.check(args.source, args.mountpoint)
+    attendance.begin(args.source, options)
     layer = open_layer(
         args.source,
         lambda: unlocked.opener(args.source, args),

@@ -67,6 +67,9 @@ def _run(args: argparse.Namespace) -> Outcome:
 
 
 def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
+    from cisfs.mount import attendance
+    from cisfs.mount.assignment import MountOptions
+    from cisfs.registry.fetcher_launch import become
     from cisfs.runtime import background, embedded, request
     from cisfs.runtime.images.config import ImageConfig
 
@@ -80,6 +83,8 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
     wanted = request.check(options, rootfs, config, args.store)
     if options.strict and sys.stderr.isatty():
         print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
+    for path in wanted.layers:
+        attendance.begin(path, MountOptions(fetch=become))
     opened = _opened(args, wanted.layers, config.diff_ids)
     if not options.detach:
         return embedded.run(wanted, opened)

@@ -20,6 +20,7 @@ from typing import NoReturn
 from cisfs.errors import CisfsError, EngineError
 from cisfs.keys import memory
 from cisfs.mount import server, syscalls
+from cisfs.registry.fetcher_launch import become
 from cisfs.runtime import account, bundle, command, engine, restored, stack
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.deadline import TimeUp
@@ -98,7 +99,7 @@ class _Run:
             base=self.request.rootfs,
             scratch=self.request.scratch,
             store=self.request.store,
-            options=server.MountOptions(read_only=True, detach=False),
+            options=server.MountOptions(read_only=True, detach=False, fetch=become),
         )
 
     def _prepare(self, root: str, own: dict[str, str]) -> bundle.Container | command.Refusal:

@@ -31,8 +31,9 @@ from cisfs.layer import admission
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.store import resolve
 from cisfs.layer.unlocked import credential_for
-from cisfs.mount import process, scratch, sealed_serving, syscalls
+from cisfs.mount import attendance, process, scratch, sealed_serving, syscalls
 from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
+from cisfs.registry.fetcher_launch import become
 from cisfs.runtime import holdings, stack
 from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.ending import stop_signal
@@ -113,11 +114,14 @@ def _mount(task: Task, undo: ExitStack) -> tuple[Stack, Sequence[Holding]]:
         base=task.base,
         scratch=task.scratch,
         store=task.store,
-        options=MountOptions(read_only=True, log_file=task.place.log, home=task.home),
+        options=MountOptions(read_only=True, log_file=task.place.log, home=task.home, fetch=become),
     )
+    paths = list(map(resolve, task.layers))
+    for path in paths:
+        attendance.begin(path, plan.options)
     # Not what the environment says: it is the engine's, and may be what that is told by others.
     admits = admission.of_host(task.policy)
-    opened = holdings.open_layers(map(resolve, task.layers), credential_for, admits)
+    opened = holdings.open_layers(paths, credential_for, admits)
     gc.freeze()
     mounted = stack.mount(plan, opened.layers, undo)
     held = (*opened.holdings, *holdings.of_scratch(scratch_place(task.scratch, task.store)))

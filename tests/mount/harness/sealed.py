@@ -215,25 +215,26 @@ class SealedLab:
         """Whether the file system of the layer is mounted on the mount point."""
         return linux.Mounted(self.mountpoint, "erofs") in linux.mounts_below(self.base)
 
-    def _titled(self, role: str) -> list[int]:
+    def titled(self, role: str, of: Path | None = None) -> list[int]:
+        """The processes that have this role for the layer, or for what else is named."""
         found = []
         for pid in serving(self.base):
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
-                if title == os.fsencode(f"cisfs: {role} {self.layer}"):
+                if title == os.fsencode(f"cisfs: {role} {of or self.layer}"):
                     found.append(pid)
         return sorted(found)
 
     @property
     def supervisor(self) -> int:
         """The supervisor of the mount."""
-        (pid,) = self._titled("supervisor")
+        (pid,) = self.titled("supervisor")
         return pid
 
     @property
     def workers(self) -> list[int]:
         """The workers that are at work."""
-        return self._titled("worker")
+        return self.titled("worker")
 
     def kill(self, *pids: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to processes, all of which still run; SIGKILL is waited for."""
