@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -32,6 +32,7 @@ from cisfs.layer import lazy
 from cisfs.layer.filling import Filler
 from cisfs.layer.origin import Origin
 from cisfs.mount import process
+from cisfs.registry.artifacts import LAYER_TYPE
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.fetcher_plan import Plan, Waiter
 from cisfs.registry.fetcher_work import Work
@@ -40,7 +41,6 @@ from cisfs.registry.patience import Patience
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
 
-MEDIA_TYPE = "application/vnd.cisfs.layer.v1"
 _THREADS = 4
 _QUIET = 1.0  # seconds without a reader's wish before the rest is fetched
 _EXPECT = 5.0  # seconds to stay until somebody connects
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class RegistryBlob:
-    """The blob at the registry that it was pulled from."""
+    """The parts at the registry that it was pulled from, as one."""
 
     def __init__(self, source: Origin, plan: Plan) -> None:
         """Read the login, and the authorities.  Raises UsageError."""
@@ -65,16 +65,32 @@ class RegistryBlob:
         self._repository = Repository(
             access.transport(), source.registry, source.repository, login=lambda: login
         )
-        self._blob = Descriptor(MEDIA_TYPE, source.digest, source.size)
+        self._parts = [Descriptor(LAYER_TYPE, digest, size) for digest, size in source.parts]
         self._plan = plan
 
-    def open(self, start: int, stop: int) -> AbstractContextManager[Iterator[bytes]]:
+    @contextmanager
+    def open(self, start: int, stop: int) -> Iterator[Iterator[bytes]]:
         """See `fetcher_work.Blob`."""
-        return self._repository.open_range(self._blob, start, stop)
+        yield self._pieces(start, stop)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
+        for part, offset in self._placed():
+            first, last = max(start - offset, 0), min(stop - offset, part.size)
+            if first < last:
+                with self._repository.open_range(part, first, last) as pieces:
+                    yield from pieces
+
+    def _placed(self) -> Iterator[tuple[Descriptor, int]]:
+        """Yield each part and where it begins."""
+        offset = 0
+        for part in self._parts:
+            yield part, offset
+            offset += part.size
 
     def download(self, fd: int) -> None:
         """See `fetcher_work.Blob`."""
-        self._repository.download(self._blob, fd, self._report)
+        for part, offset in self._placed():
+            self._repository.download_part(part, fd, offset, self._report)
 
     def _report(self, _more: int) -> None:
         if self._plan.is_closed:

@@ -74,7 +74,7 @@ def pulled(base: Path, units: int, *, seed: int = 0, registry: str = "localhost:
         os.close(fd)
     blob = data[:HEADER_SIZE] + bytes(UNITS_OFFSET - HEADER_SIZE) + data[UNITS_OFFSET:]
     digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
-    path = lazy.create(base / "store", blob, slots, Origin(registry, "a/b", digest, len(blob)))
+    path = lazy.create(base / "store", blob, slots, Origin(registry, "a/b", ((digest, len(blob)),)))
     return Pulled(path, content, blob, LayerHeader.parse(blob[:HEADER_SIZE]).geometry)
 
 

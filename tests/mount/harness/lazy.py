@@ -6,7 +6,6 @@ The registry is in this process, a proxy in front of it does as a test says.  On
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from cisfs.format.sealed_geometry import HEADER_SIZE, UNITS_OFFSET
 from cisfs.layer import lazy, slotarea
 from cisfs.layer.origin import Origin
+from cisfs.registry.descriptor import digest_of
 from tests.mount.harness.layers import Material
 from tests.mount.harness.processes import wait_until
 from tests.mount.harness.sealed import HANG, SealedLab, guarded
@@ -21,6 +21,7 @@ from tests.registry.harness.modern import ModernRegistry, modern_registry
 from tests.registry.harness.proxy import Proxy, proxy
 
 REPOSITORY = "tests/layers"
+PART = 2_500_000  # bytes: no unit begins with one
 
 
 def bare(layer: Path) -> bytes:
@@ -37,8 +38,9 @@ class LazyLab(SealedLab):
         super().__init__(base, material)
         self.registry, self.front = registry, front
         self.blob = bare(material.layer)
-        self.digest = f"sha256:{hashlib.sha256(self.blob).hexdigest()}"
-        registry.blobs[REPOSITORY, self.digest] = self.blob
+        self.parts = [self.blob[at : at + PART] for at in range(0, len(self.blob), PART)]
+        for part in self.parts:
+            registry.blobs[REPOSITORY, digest_of(part)] = part
         self.store = base / "store"
         self.layer = self.pulled()
         self.damaged = True  # it is filled in
@@ -50,7 +52,8 @@ class LazyLab(SealedLab):
             slots = slotarea.read(fd).text
         finally:
             os.close(fd)
-        source = Origin(self.front.name, REPOSITORY, self.digest, len(self.blob))
+        parts = tuple((digest_of(part), len(part)) for part in self.parts)
+        source = Origin(self.front.name, REPOSITORY, parts)
         return lazy.create(self.store, self.blob, slots, source)
 
     @property
