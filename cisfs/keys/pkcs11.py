@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ HASH_VARIABLE = (
     "OCICRYPT_OAEP_HASHALG"  # what ocicrypt's own users set where a token has SHA-1 only
 )
 
+_MAX_RECIPIENTS = 64  # in one packet; a token is asked for each
 _CHILD = "cisfs.keys.pkcs11_token"
 
 # The algorithms of a JWK (RFC 7518, section 4.1), and the name of their hash in ocicrypt's JSON.
@@ -132,25 +134,29 @@ class Pkcs11Identity:
         return slot.get("type") == TYPE
 
     def unwrap(self, slot: SlotFields) -> bytes:
-        """Return the packet in a slot.
+        """Return the packet in a slot, or in what ocicrypt wrote: that names no recipient.
 
         Raises WrongKeyError if the token has not the key, FormatError, NoKeyError if there is no
         PIN, CisfsError if the token fails: then it is not tried again.
         """
         if self._failure is not None:
             raise self._failure
-        blob, hash_name = _blob_in(slot)
-        modulus = Pkcs11Recipient.from_stored(slot.get("recipient")).public.members["n"]
-        request = {"op": "decrypt", "blob": b64(blob), "hash": hash_name, "n": modulus}
-        try:
-            return self._decrypt(request)
-        except WrongKeyError:
-            raise
-        except CisfsError as error:
-            self._failure = error
-            raise
+        modulus, wrong = None, WrongKeyError(f"{self.name}: it was made for other keys")
+        blobs = _blobs_in(slot)
+        if "recipient" in slot:
+            modulus = Pkcs11Recipient.from_stored(slot["recipient"]).public.members["n"]
+        for blob, hash_name in blobs:
+            request = {"op": "decrypt", "blob": b64(blob), "hash": hash_name, "n": modulus}
+            try:
+                return self._decrypt(request)
+            except WrongKeyError as error:
+                wrong = error
+            except CisfsError as error:
+                self._failure = error
+                raise
+        raise wrong
 
-    def _decrypt(self, request: dict[str, str]) -> bytes:
+    def _decrypt(self, request: dict[str, str | None]) -> bytes:
         if self._pin is None and self._uri.pin_file is not None:
             self._pin = _pin_in(self._uri.pin_file)
         answer = _ask_token(self._uri, {**request, "pin": self._pin})
@@ -160,7 +166,7 @@ class Pkcs11Identity:
         return from_b64(answer.get("packet"), f"the answer of {self._uri.shown}")
 
 
-def _ask_token(uri: Uri, request: dict[str, str | None]) -> dict[str, str]:
+def _ask_token(uri: Uri, request: Mapping[str, str | None]) -> dict[str, str]:
     """Ask the child, which reads the URI again; the PIN is on its standard input only."""
     named = {
         "module": pkcs11_uri.module(uri),
@@ -180,20 +186,29 @@ def _ask_token(uri: Uri, request: dict[str, str | None]) -> dict[str, str]:
     return document
 
 
-def _blob_in(slot: SlotFields) -> tuple[bytes, str]:
-    """Return what the token is to decrypt, and the name of OAEP's hash."""
+def _blobs_in(slot: SlotFields) -> list[tuple[bytes, str]]:
+    """Return what a token is to decrypt, and the name of OAEP's hash: one for each recipient.
+
+    There is one, but where ocicrypt wrote it.
+    """
     what = "a pkcs11 key slot's wrapped key"
     document = load(from_b64(slot.get("wrapped"), what))
     recipients = document.get("recipients")
-    if document.get("version") != 0 or not isinstance(recipients, list) or len(recipients) != 1:
-        raise FormatError(f"{what} is not of version 0 with one recipient")
-    (one,) = recipients
-    if not isinstance(one, dict) or one.get("version") != 0:
-        raise FormatError(f"{what} is not of version 0 with one recipient")
-    hash_name = one.get("hash") or "sha1"  # ocicrypt did not always write it
+    most = 1 if "recipient" in slot else _MAX_RECIPIENTS
+    if document.get("version") != 0 or not isinstance(recipients, list):
+        raise FormatError(f"{what} is not of version 0 with recipients")
+    if not 1 <= len(recipients) <= most:
+        raise FormatError(f"{what} has {len(recipients)} recipients, not 1 to {most}")
+    return [_blob_of(each, what) for each in recipients]
+
+
+def _blob_of(recipient: object, what: str) -> tuple[bytes, str]:
+    if not isinstance(recipient, dict) or recipient.get("version") != 0:
+        raise FormatError(f"{what} has a recipient that is not of version 0")
+    hash_name = recipient.get("hash") or "sha1"  # ocicrypt did not always write it
     if not isinstance(hash_name, str) or hash_name not in _ALGORITHMS:
         raise FormatError(f"{what} uses an unknown hash")
-    return from_b64(one.get("blob"), what), hash_name
+    return from_b64(recipient.get("blob"), what), hash_name
 
 
 def _chosen_hash() -> str | None:

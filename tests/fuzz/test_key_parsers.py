@@ -45,8 +45,8 @@ def parse(data: bytes) -> None:
     slot = {"type": "pkcs11", "recipient": text, "wrapped": b64(data)}
     for parser in (
         lambda: pkcs11.Pkcs11Recipient.from_stored(text),
-        lambda: pkcs11._blob_in(slot),
-        lambda: pkcs11._blob_in({**slot, "wrapped": text}),
+        lambda: pkcs11._blobs_in(slot),
+        lambda: pkcs11._blobs_in({**slot, "wrapped": text}),
         lambda: provider._result(data, "keywrapresults", "annotation", "x"),
         lambda: transit._annotation(data),
         lambda: transit._answer(data, "vault"),
@@ -79,7 +79,7 @@ def test_any_value_in_any_place(data: st.DataObject) -> None:
 
 def test_what_is_fuzzed_is_right_before() -> None:
     pkcs11.Pkcs11Recipient.from_stored(json.dumps({**JWK, "n": NUMBER[:-1] + "9"}))
-    pkcs11._blob_in({"wrapped": b64(json.dumps(BLOB).encode())})
+    pkcs11._blobs_in({"wrapped": b64(json.dumps(BLOB).encode())})
     transit._annotation(json.dumps(ANNOTATION).encode())
     assert provider._result(json.dumps(RESULT).encode(), "keywrapresults", "annotation", "x")
     with pytest.raises(CisfsError, match="VAULT_ADDR is not set"):

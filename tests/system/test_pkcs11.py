@@ -26,6 +26,8 @@ from cisfs.keys.pkcs11 import HASH_VARIABLE, Pkcs11Identity, Pkcs11Recipient
 from cisfs.keys.pkcs11_uri import MODULE_VARIABLE
 from cisfs.keys.provider import TIMEOUT_VARIABLE
 from cisfs.keys.slots import new_slot, open_slots
+from cisfs.registry.ocicrypt import packets
+from cisfs.registry.ocicrypt.options import PrivateOptions
 
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "canary-4321"
@@ -154,6 +156,36 @@ def test_the_right_key_of_several_is_found_by_its_modulus(hsm: Hsm) -> None:
         hsm.identity("token=team;id=%01").unwrap(slots[1])
     with pytest.raises(UsageError, match=r"3 public keys are meant; add object= or id=$"):
         slot_for("pkcs11:token=team;object=layers")
+
+
+def test_a_packet_of_ocicrypt_is_opened_though_it_does_not_say_whose_it_is(hsm: Hsm) -> None:
+    """All recipients are in one, and any key that is meant may be the right one."""
+    for number in (1, 2, 3):
+        hsm.key("team", "layers", f"0{number}")
+    found = [stored(slot_for(f"pkcs11:token=team;id=%0{number}")) for number in (1, 2, 3)]
+
+    def packet(*recipients: dict[str, object]) -> SlotFields:
+        document = json.dumps({"version": 0, "recipients": recipients}).encode()
+        return {"type": "pkcs11", "wrapped": b64(document)}
+
+    assert hsm.identity("token=team").unwrap(packet(found[2])) == PACKET
+    assert hsm.identity("token=team;id=%02").unwrap(packet(*found)) == PACKET
+    with pytest.raises(WrongKeyError, match=r"^pkcs11:token=team;id=%01: it was made for another"):
+        hsm.identity("token=team;id=%01").unwrap(packet(*found[1:]))
+    with pytest.raises(WrongKeyError, match=r"the token has no such private key for it$"):
+        hsm.identity("token=team;id=%04").unwrap(packet(*found))
+
+
+def test_the_key_of_an_encrypted_layer_is_unwrapped_by_a_token(hsm: Hsm) -> None:
+    hsm.key("team", "layers", "01")
+    hsm.key("team", "others", "02")
+    private = PrivateOptions(SecretKey.generate(), f"sha256:{'a' * 64}", bytes(16)).pack()
+    others = [Pkcs11Recipient.from_words(f"pkcs11:token=team;id=%0{number}") for number in (2, 1)]
+    annotations = packets.wrap(private, others)
+    assert list(annotations) == ["org.opencontainers.image.enc.keys.pkcs11"]
+    assert packets.unwrap(annotations, [hsm.identity("token=team;id=%01")]) == private
+    with pytest.raises(WrongKeyError, match=r"it is for keys of: pkcs11$"):
+        packets.unwrap(annotations, [hsm.identity("token=team;id=%03")])
 
 
 def test_a_key_of_another_token_does_not_open(hsm: Hsm) -> None:

@@ -18,17 +18,20 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from cisfs.crypto.keys import SecretKey
 from cisfs.errors import CisfsError, FormatError, IntegrityError, UsageError, WrongKeyError
 from cisfs.format.config import b64
 from cisfs.keys.age import AgeRecipient
 from cisfs.keys.credentials import Credential, Passphrase, RawKey
 from cisfs.keys.jwe import JweIdentity, JweRecipient, encrypt
-from cisfs.keys.keypairs import PrivateKey
+from cisfs.keys.keypairs import PrivateKey, PublicKey
+from cisfs.keys.pkcs11 import HASH_VARIABLE, Pkcs11Recipient
 from cisfs.keys.provider import ProviderIdentity, ProviderRecipient
 from cisfs.keys.wrapping import Identity, Recipient
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.ocicrypt import mediatypes, packets
 from cisfs.registry.ocicrypt.layers import VerifiedLayer, decrypt_layer, is_encrypted
+from cisfs.registry.ocicrypt.options import PrivateOptions
 from cisfs.registry.ocicrypt.unpacking import unpacked_digest
 from tests.system.ocicrypt import KEYS, PUBLIC_OPTIONS, encrypt_blob
 from tests.unit.test_age import PUBLIC
@@ -391,6 +394,21 @@ def test_a_key_provider_opens_what_it_wrapped() -> None:
     assert sorted(wrapped) == [KEYS, KEYS.replace("jwe", "provider.turn")]
     for each in (ProviderIdentity("turn"), MINE):
         assert packets.unwrap(wrapped, [each]) == b"private"
+
+
+def test_a_key_that_is_too_short_for_the_options_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RSA-OAEP of 2048 bits with SHA-256 takes 190 bytes, and ocicrypt has 193."""
+    monkeypatch.delenv(HASH_VARIABLE, raising=False)
+    options = PrivateOptions(SecretKey(bytes(32)), digest(b""), bytes(16)).pack()
+    assert len(options) == 193
+    members = {**RSA.private.public.members, "alg": "RSA-OAEP-256"}
+    short = Pkcs11Recipient(PublicKey.from_members(members))
+    with pytest.raises(UsageError, match=r"the pkcs11 key is too short .* 193 bytes: .* 3072"):
+        packets.wrap(options, [short])
+    sha1 = Pkcs11Recipient(PublicKey.from_members({**members, "alg": "RSA-OAEP"}))
+    assert list(packets.wrap(options, [sha1])) == [KEYS.replace("jwe", "pkcs11")]
 
 
 def test_whom_ocicrypt_has_no_packets_for_is_said() -> None:

@@ -182,6 +182,8 @@ def test_the_module_is_the_uris_the_environments_or_p11_kits(
 
 def slot_with(recipient: object, wrapped: object) -> SlotFields:
     text = wrapped if isinstance(wrapped, str) else b64(json.dumps(wrapped).encode())
+    if recipient is None:
+        return {"type": "pkcs11", "wrapped": text}
     stored = recipient if isinstance(recipient, str) else json.dumps(recipient)
     return {"type": "pkcs11", "recipient": stored, "wrapped": text}
 
@@ -196,9 +198,11 @@ GOOD_BLOB = {"version": 0, "recipients": [{"version": 0, "blob": "eA==", "hash":
     [
         (GOOD_JWK, "%", "wrapped key is not base64"),
         (GOOD_JWK, [], "it is not a JSON object"),
-        (GOOD_JWK, {**GOOD_BLOB, "version": 1}, "is not of version 0 with one recipient"),
-        (GOOD_JWK, {**GOOD_BLOB, "recipients": []}, "is not of version 0 with one recipient"),
-        (GOOD_JWK, {**GOOD_BLOB, "recipients": [1]}, "is not of version 0 with one recipient"),
+        (GOOD_JWK, {**GOOD_BLOB, "version": 1}, "is not of version 0 with recipients"),
+        (GOOD_JWK, {**GOOD_BLOB, "recipients": []}, "has 0 recipients, not 1 to 1"),
+        (GOOD_JWK, {**GOOD_BLOB, "recipients": [1]}, "has a recipient that is not of version 0"),
+        (GOOD_JWK, {**GOOD_BLOB, "recipients": [1, 2]}, "has 2 recipients, not 1 to 1"),
+        (None, {**GOOD_BLOB, "recipients": [1] * 65}, "has 65 recipients, not 1 to 64"),
         (GOOD_JWK, {"version": 0, "recipients": [{"version": 0, "hash": "md5"}]}, "unknown hash"),
         (GOOD_JWK, {"version": 0, "recipients": [{"version": 0, "hash": []}]}, "is not text"),
         (GOOD_JWK, {"version": 0, "recipients": [{"version": 0, "hash": [1]}]}, "unknown hash"),
