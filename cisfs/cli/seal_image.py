@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cisfs.build.request import Request
+    from cisfs.registry.ocicrypt.layers import Decrypting
     from cisfs.runtime.images.division import Choice
     from cisfs.runtime.images.reference import Reference
     from cisfs.runtime.images.sealing import Divided, Public
@@ -89,9 +90,19 @@ def run(args: argparse.Namespace, wanted: Request) -> int:
         progress,
         scrub=args.scrub,
         signing_key=signing_key_of(args),
+        decrypt=_decrypt(args),
     )
     _report(args, wanted, public, divided)
     return 0
+
+
+def _decrypt(args: argparse.Namespace) -> Decrypting | None:
+    if not args.identity:
+        return None
+    from cisfs.keys.spelling import identities
+    from cisfs.registry.ocicrypt.layers import Decrypting
+
+    return Decrypting([each for text in args.identity for each in identities(text)])
 
 
 def _reference(text: str) -> Reference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import io
@@ -30,9 +31,15 @@ from cisfs.keys.provider import ProviderIdentity, ProviderRecipient
 from cisfs.keys.wrapping import Identity, Recipient
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.ocicrypt import mediatypes, packets
-from cisfs.registry.ocicrypt.layers import VerifiedLayer, decrypt_layer, is_encrypted
+from cisfs.registry.ocicrypt.layers import (
+    Decrypting,
+    VerifiedLayer,
+    decrypt_layer,
+    is_encrypted,
+)
 from cisfs.registry.ocicrypt.options import PrivateOptions
 from cisfs.registry.ocicrypt.unpacking import unpacked_digest
+from cisfs.runtime.images.origin import Decrypt
 from tests.system.ocicrypt import KEYS, PUBLIC_OPTIONS, encrypt_blob
 from tests.unit.test_age import PUBLIC
 from tests.unit.test_provider import providers
@@ -365,6 +372,25 @@ def test_what_is_altered_after_it_was_found_authentic_does_not_come_out(tmp_path
         file.truncate(MIB)
         with pytest.raises(IntegrityError, match="ends after 1048576 bytes"):
             list(found.pieces())
+
+
+def test_a_stream_of_a_layer_keeps_no_file_open(tmp_path: Path) -> None:
+    plain = secrets.token_bytes(MIB + 7)
+    layer = made(plain)
+    path = tmp_path / "it"
+    path.write_bytes(layer.blob)
+    fds = os.listdir("/proc/self/fd")
+    decrypt: Decrypt = Decrypting([MINE])
+    stream = decrypt(layer.descriptor(), lambda: path.open("rb"))
+    assert stream.read(MIB + 8) == plain
+    assert stream.read(1) == b""
+    assert len(os.listdir("/proc/self/fd")) == len(fds) + 1
+    del stream
+    gc.collect()
+    assert os.listdir("/proc/self/fd") == fds
+    with pytest.raises(WrongKeyError):
+        Decrypting([OTHER])(layer.descriptor(), lambda: path.open("rb"))
+    assert os.listdir("/proc/self/fd") == fds
 
 
 def test_kinds_of_keys_that_are_not_known_here_are_named(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from cisfs.crypto.hashes import unit_hash
 from cisfs.errors import CisfsError, FormatError, IntegrityError
@@ -57,6 +57,25 @@ def decrypt_layer(
         raise
 
 
+class Decrypting:
+    """Opens the encrypted layers of an image, each as a stream that can be read once."""
+
+    def __init__(self, offered: Sequence[Identity | Credential]) -> None:
+        """Open them with what is `offered`."""
+        self._offered = offered
+
+    def __call__(
+        self, descriptor: Descriptor, ciphertext: Callable[[], BinaryIO]
+    ) -> io.BufferedReader:
+        """Return the layer's plaintext, which was found authentic; `ciphertext` opens its file.
+
+        Raises what `decrypt_layer` raises; reading raises what `VerifiedLayer.pieces` raises.
+        """
+        with ciphertext() as file:
+            layer = decrypt_layer(descriptor, file.fileno(), self._offered)
+        return layer.open(close=True)
+
+
 class VerifiedLayer:
     """The plaintext of a layer that was found authentic: compressed as it was before.
 
@@ -84,12 +103,12 @@ class VerifiedLayer:
                     raise IntegrityError("it was altered while it was read")
                 yield decryption.update(piece)
 
-    def open(self) -> io.BufferedReader:
+    def open(self, *, close: bool = False) -> io.BufferedReader:
         """Return a file of the plaintext, to be read once from its beginning to its end.
 
-        Reading raises what `pieces` raises.
+        With `close` the layer is closed with it.  Reading raises what `pieces` raises.
         """
-        return io.BufferedReader(_Pieces(self.pieces()), _PIECE)
+        return io.BufferedReader(_Pieces(self.pieces(), self.close if close else None), _PIECE)
 
     def close(self) -> None:
         """Let go of the file, once."""
@@ -159,9 +178,10 @@ class _Ciphertext:
 class _Pieces(io.RawIOBase):
     """Pieces as a file."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], closed: Callable[[], None] | None) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
+        self._closed = closed
 
     def readable(self) -> bool:
         return True
@@ -174,6 +194,12 @@ class _Pieces(io.RawIOBase):
         into[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
+
+    def close(self) -> None:
+        closed, self._closed = self._closed, None
+        super().close()
+        if closed is not None:
+            closed()
 
 
 @contextmanager
