@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.registry.layout import Layout
+from cisfs.registry.manifest import build_manifest
 from tests.registry.harness.debian import debian_registry
 from tests.system import oci
 from tests.system.seals import PATIENCE
@@ -64,22 +65,34 @@ def source(disk: Disk, kind: str) -> Iterator[str]:  # noqa: F811
             packed = site.base / "image.tar.gz"
             packed.write_bytes(gzip.compress(path.read_bytes()))
             yield f"docker-archive:{packed}:app:1"
-        elif kind == "oci":
-            copy(path, f"oci:{site.base / 'layout'}:app", site.base)
-            yield f"oci:{site.base / 'layout'}"
         else:
+            layout = site.base / "layout"
+            store(layout, public, site.tar(site.source).read_bytes())
+            if kind == "oci":
+                yield f"oci:{layout}"
+                return
             registry = undo.enter_context(debian_registry(site.base / "registry"))
-            copy(path, f"docker://{registry.name}/app:1", site.base, "--dest-tls-verify=false")
+            copy(f"oci:{layout}:app", f"docker://{registry.name}/app:1")
             yield f"docker://{registry.name}/app:1"
 
 
-def copy(path: Path, target: str, temporary: Path, *options: str) -> None:
-    words = ["skopeo", "--insecure-policy", "copy", "--quiet", *options]
-    subprocess.run(
-        [*words, f"docker-archive:{path}", target],
-        check=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
+def store(path: Path, *layers: bytes) -> None:
+    """Write a layout with an image of layers that are not compressed, which would hide what is in
+    them from the search.
+    """
+    layout = Layout.create(path)
+    ids = [f"sha256:{hashlib.sha256(each).hexdigest()}" for each in layers]
+    config = {"os": "linux", "architecture": oci.ARCHITECTURE, "rootfs": {"diff_ids": ids}}
+    made = build_manifest(
+        config=layout.put(json.dumps(config).encode(), oci.CONFIG),
+        layers=[layout.put(each, oci.LAYER) for each in layers],
     )
+    layout.add(layout.put_manifest(made), "app")
+
+
+def copy(source: str, target: str) -> None:
+    words = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"]
+    subprocess.run([*words, "--dest-tls-verify=false", source, target], check=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -35,7 +35,8 @@ def fetch(source: str, layout: Path, name: str, temporary: Path, *, loopback: bo
 
     A registry on the `loopback` needs no TLS.  Raises EngineError.
     """
-    words = ["copy", "--quiet", *(["--src-tls-verify=false"] if loopback else [])]
+    words = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
+    words += ["--src-tls-verify=false"] if loopback else []
     failure = f"cannot fetch image {source}"
     _skopeo(words, [source, f"oci:{layout}:{name}"], failure, {"TMPDIR": str(temporary)})
 
