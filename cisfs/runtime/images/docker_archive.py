@@ -8,8 +8,6 @@ tar is from.  One thread.
 from __future__ import annotations
 
 import json
-import posixpath
-import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ from typing import Any
 
 from cisfs.build.archive import Archive
 from cisfs.build.decompress import Unpacked
-from cisfs.build.index import Content
-from cisfs.build.members import Member, Members
 from cisfs.build.opening import ContentReader, open_content
 from cisfs.errors import FormatError, UsageError
 from cisfs.registry.descriptor import Descriptor
@@ -27,12 +23,10 @@ from cisfs.registry.documents import parse_object
 from cisfs.registry.layout import Layout
 from cisfs.registry.reference import Reference as Name
 from cisfs.runtime.images import division
+from cisfs.runtime.images.files import File, Files
 from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin
 
 _MANIFEST = "manifest.json"
-_SMALL = 8 << 20  # bytes of a manifest or configuration
-_FILES_MAX = 1 << 16
-_LINKS_MAX = 8  # that lead to each other
 
 
 def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
@@ -43,7 +37,7 @@ def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
     with ExitStack() as undo:
         undo.callback(archive.close)
         try:
-            files = _Files(archive)
+            files = Files(archive)
             archive.finish()
             image = _chosen(files.read(_MANIFEST), name)
             config, places = _parts(image)
@@ -56,62 +50,11 @@ def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """A file in the archive."""
-
-    content: Content | None
-    size: int
-
-    def read(self, offset: int, size: int) -> bytes:
-        """See `Content`."""
-        return b"" if self.content is None else bytes(self.content.read(offset, size))
-
-
-class _Files:
-    """The files of an archive by name, once it was read to its end."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._files: dict[str, _File] = {}
-        self._links: dict[str, str] = {}
-        for member in Members(archive):
-            self._take(archive, member)
-
-    def find(self, name: str) -> _File:
-        """Return a file, by way of links or not.  Raises FormatError if there is none."""
-        found = posixpath.normpath(name)
-        for _ in range(_LINKS_MAX):
-            if found in self._files:
-                return self._files[found]
-            found = self._links.get(found, "")
-        raise FormatError(f"it has no file {name!r}: is it what docker save writes?")
-
-    def read(self, name: str) -> bytes:
-        """Return what is in a small file.  Raises FormatError, OSError."""
-        file = self.find(name)
-        if file.size > _SMALL:
-            raise FormatError(f"{name!r} has more than {_SMALL} bytes")
-        return file.read(0, file.size)
-
-    def _take(self, archive: Archive, member: Member) -> None:
-        if len(self._files) + len(self._links) >= _FILES_MAX:
-            raise FormatError(f"it has more than {_FILES_MAX} files, and so is no image")
-        name = posixpath.normpath(member.name.decode("utf-8", "surrogateescape"))
-        target = member.target.decode("utf-8", "surrogateescape")
-        if member.kind == tarfile.REGTYPE and member.segments is None:
-            size = member.stored
-            self._files[name] = _File(archive.keep(size) if size else None, size)
-        elif member.kind == tarfile.SYMTYPE:  # a layer that another image has, too
-            self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-        elif member.kind == tarfile.LNKTYPE:
-            self._links[name] = posixpath.normpath(target)
-
-
-@dataclass(frozen=True, slots=True)
 class _Tar:
     """A layer that is a file in the archive."""
 
     digest: str
-    file: _File
+    file: File
 
     def open(self, max_size: int, scratch_directory: Path) -> Archive:
         """See `cisfs.runtime.images.origin.Layer`."""
