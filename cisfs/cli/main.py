@@ -25,6 +25,8 @@ COMMANDS = (
     "seal",
     "push",
     "pull",
+    "save",
+    "load",
     "sign",
     "run",
     "commit",

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cisfs.registry.found import FoundImage
     from cisfs.registry.pull import Pulled
     from cisfs.registry.reference import Reference
     from cisfs.registry.repository import Repository
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     shown.begin("looking")
     try:
         with repository_of(args, reference) as repository:
-            identities = _allowed(repository, reference)
+            identities = allowed(repository, reference).identities
             progress = partial(show, shown, "pulling")
             pulled = pull(repository, identities, store.local(), access_of(args), progress)
     finally:
@@ -78,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _allowed(repository: Repository, reference: Reference) -> tuple[str, ...]:
-    """Return the identities of the image's layers, if the trust policy allows them all."""
+def allowed(repository: Repository, reference: Reference) -> FoundImage:
+    """Return the image that a reference stands for, if the trust policy allows all its layers."""
     from cisfs.cli.registries import machine
     from cisfs.errors import UsageError
     from cisfs.layer import admission
@@ -94,7 +95,7 @@ def _allowed(repository: Repository, reference: Reference) -> tuple[str, ...]:
     for identity in found.identities:
         signatures = find_keys(repository, identity).text.signatures
         policy.check(identity, signatures, repository.name)
-    return found.identities
+    return found
 
 
 def _report(args: argparse.Namespace, pulled: list[Pulled]) -> None:

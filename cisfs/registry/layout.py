@@ -27,8 +27,8 @@ from cisfs.registry.reference import is_digest
 
 NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 
-_MARKER = "oci-layout"
-_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
+MARKER = "oci-layout"
+VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = "index.json"
 _PIECE = 1 << 20
 _ALGORITHM = "sha256"
@@ -45,10 +45,10 @@ class Layout:
     def open(cls, path: Path) -> Layout:
         """Return the layout at `path`.  Raises UsageError if there is none, FormatError."""
         try:
-            marker = (path / _MARKER).read_bytes()
+            marker = (path / MARKER).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{path} is no OCI image layout: it has no file {_MARKER}") from None
-        version = parse_object(marker, f"{path / _MARKER}").get("imageLayoutVersion")
+            raise UsageError(f"{path} is no OCI image layout: it has no file {MARKER}") from None
+        version = parse_object(marker, f"{path / MARKER}").get("imageLayoutVersion")
         if version != "1.0.0":
             raise FormatError(f"{path} is an OCI image layout of an unknown version")
         return cls(path)
@@ -59,12 +59,12 @@ class Layout:
 
         Raises UsageError if something else is, OSError.
         """
-        if not (path / _MARKER).exists():
+        if not (path / MARKER).exists():
             if path.exists() and not (path.is_dir() and not any(path.iterdir())):
                 raise UsageError(f"{path} is there already, and is no OCI image layout")
             (path / "blobs" / _ALGORITHM).mkdir(parents=True, exist_ok=True)
             _replace(path / _INDEX, forms.build_index([]).body)
-            _replace(path / _MARKER, _VERSION)  # last: it says that the rest is there
+            _replace(path / MARKER, VERSION)  # last: it says that the rest is there
         return cls.open(path)
 
     # -- blobs ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from cisfs.layer import origin, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
-from cisfs.registry.found import Keys, find_keys, find_layer
+from cisfs.registry.found import find_keys, find_layer
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
 from cisfs.registry.transfer import Job, Progress, transfer
@@ -68,7 +68,7 @@ def pull(
             is_here = (directory / LAYER).exists()
             pulled.append(Pulled(identity, directory / LAYER, not is_here))
             if is_here:
-                renew_slots(directory / LAYER, keys)
+                renew_slots(directory / LAYER, keys.text)
                 continue
             fd = undo.enter_context(_claimed(directory))
             jobs += _jobs(repository, layer, fd)
@@ -98,6 +98,24 @@ class _Fetched:
         _sync(self.directory)
 
 
+def install(
+    directory: Path,
+    layer: PushedLayer,
+    text: SlotText,
+    source: Origin,
+    fetch: Callable[[int], object],
+) -> None:
+    """Put a layer that is not here into its directory of the store, with the key slots `text`.
+
+    `fetch` puts its parts into the file of a descriptor and checks their digests.  Raises what
+    `fetch` and `complete` raise, BusyError, OSError.
+    """
+    with _claimed(directory) as fd:
+        os.ftruncate(fd, layer.size)
+        fetch(fd)
+        _Fetched(directory, fd, layer.identity, text, source).take_place()
+
+
 def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
     """Return what downloads the parts of a layer that are not in the file yet."""
     os.ftruncate(fd, layer.size)
@@ -108,7 +126,7 @@ def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
     return jobs
 
 
-def renew_slots(path: Path, keys: Keys) -> None:
+def renew_slots(path: Path, text: SlotText) -> None:
     """Give a layer that is here the key slots that the registry has.
 
     Whoever opens it checks whether they are authentic.  Raises WrongContentError if they are older
@@ -116,7 +134,7 @@ def renew_slots(path: Path, keys: Keys) -> None:
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        slotarea.update(fd, partial(_newer, keys.text))
+        slotarea.update(fd, partial(_newer, text))
     finally:
         os.close(fd)
 

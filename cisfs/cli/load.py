@@ -1,0 +1,115 @@
+"""`cisfs load`: what `cisfs save` wrote, into the local store, and its public part to an engine.
+
+Parses, calls `cisfs.runtime.images.loading`, reports.  One call per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cisfs.registry.pull import Pulled
+    from cisfs.runtime.images.loading import Bundle
+
+HELP = "load an image with sealed layers from a file"
+
+_MAX_SIZE = 1 << 50  # bytes: a file that is here has its room already
+
+_EPILOG = """\
+The sealed layers in FILE go to the store (/var/lib/cisfs, or ~/.local/share/cisfs without root) as
+they are: encrypted.  Everything is checked.  No network is needed.
+
+The public image goes to the engine or the layout that is named, if it is in FILE.
+
+examples:
+  cisfs load app.tar --engine docker && docker run --runtime=cisfs registry.example/team/app:1
+  cisfs load app.tar --public oci:app && cisfs run oci:app
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("file", metavar="FILE", type=Path, help="what cisfs save wrote")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--engine", choices=("docker", "podman"), help="give the public image to that engine"
+    )
+    target.add_argument(
+        "--public", metavar="oci:DIRECTORY[:NAME]", help="put the public image into a layout"
+    )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="print one JSON document")
+    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load; return 0."""
+    from cisfs.build.opening import open_archive
+    from cisfs.errors import FormatError
+    from cisfs.layer import admission, store
+    from cisfs.runtime.images.loading import Bundle
+
+    directory = store.local()
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    policy = admission.load()
+    try:
+        fd = os.open(args.file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            archive = open_archive(fd, str(args.file), _MAX_SIZE, directory)
+        finally:
+            os.close(fd)
+        try:
+            bundle = Bundle(archive)
+            pulled = bundle.load(
+                directory,
+                lambda identity, text: policy.check(identity, text.signatures, str(args.file)),
+            )
+            _give(args, bundle)
+        finally:
+            archive.close()
+    except FormatError as error:
+        raise type(error)(f"{args.file}: {error}") from None
+    _report(args, bundle, pulled)
+    return 0
+
+
+def _give(args: argparse.Namespace, bundle: Bundle) -> None:
+    """Give the public image to whom it is for."""
+    import tempfile
+
+    from cisfs.errors import UsageError
+    from cisfs.registry.layout import Layout
+    from cisfs.runtime.images import tools
+
+    if args.public is not None:
+        path, _, name = args.public.removeprefix("oci:").partition(":")
+        if not path:
+            raise UsageError(f"--public {args.public!r}: write it as oci:DIRECTORY[:NAME]")
+        bundle.store_base(Layout.create(Path(path)), name or bundle.reference.tag or "latest")
+    elif args.engine is not None:
+        target = "docker-daemon" if args.engine == "docker" else "containers-storage"
+        with tempfile.TemporaryDirectory(prefix="cisfs-load-") as directory:
+            place = Path(directory, "layout")
+            bundle.store_base(Layout.create(place), "image")
+            tools.deliver(f"oci:{place}:image", f"{target}:{bundle.reference}", plain=False)
+
+
+def _report(args: argparse.Namespace, bundle: Bundle, pulled: list[Pulled]) -> None:
+    if args.json:
+        layers = [
+            {"identity": each.identity, "path": str(each.path), "fetched": each.fetched}
+            for each in pulled
+        ]
+        said = {"image": str(bundle.reference), "with_base": bundle.has_base, "layers": layers}
+        print(json.dumps(said, indent=2))
+    elif not args.quiet:
+        for each in pulled:
+            print(f"{'loaded' if each.fetched else 'had'} {each.identity}")
+        if not (args.engine or args.public or bundle.has_base):
+            print(f"its public image is not in {args.file}: {bundle.reference}")
