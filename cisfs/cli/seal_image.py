@@ -162,8 +162,9 @@ def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: 
         print(f"cisfs: warning: stays public: {each}{hint}", file=sys.stderr)
     if not args.quiet:
         where = os.fspath(args.output)
+        layers = "1 layer" if divided.taken == 1 else f"{divided.taken} layers"
         print(
-            f"sealed {divided.taken} layers as {where}, {divided.sealed.identity}; "
+            f"sealed {layers} as {where}, {divided.sealed.identity}; "
             f"{divided.kept} stay public in {public}; next: cisfs run --layer {where} {public}"
         )
 

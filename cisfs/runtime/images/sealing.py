@@ -200,4 +200,4 @@ def _saved(image: str) -> Iterator[bytes]:
     try:
         yield from docker.saved(image)
     except EngineError as error:
-        raise CisfsError(str(error)) from None
+        raise CisfsError(f"image {image}: {error}") from None
