@@ -12,7 +12,6 @@ import dataclasses
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from cisfs.errors import FormatError, UsageError
 from cisfs.registry import manifest as forms
 from cisfs.registry.descriptor import Descriptor, short
 from cisfs.registry.documents import Json, parse_object
+from cisfs.registry.durable import durable, replace_file, write
 from cisfs.registry.manifest import Index, Manifest
 from cisfs.registry.reference import is_digest
 
@@ -63,8 +63,8 @@ class Layout:
             if path.exists() and not (path.is_dir() and not any(path.iterdir())):
                 raise UsageError(f"{path} is there already, and is no OCI image layout")
             (path / "blobs" / _ALGORITHM).mkdir(parents=True, exist_ok=True)
-            _replace(path / _INDEX, forms.build_index([]).body)
-            _replace(path / MARKER, VERSION)  # last: it says that the rest is there
+            replace_file(path / _INDEX, forms.build_index([]).body)
+            replace_file(path / MARKER, VERSION)  # last: it says that the rest is there
         return cls.open(path)
 
     # -- blobs ---------------------------------------------------------------------------------
@@ -131,13 +131,13 @@ class Layout:
         """
         digest, size = hashlib.sha256(), 0
         directory = self.path / "blobs" / _ALGORITHM
-        with _durable(directory) as (fd, publish):
+        with durable(directory) as (fd, publish):
             for piece in pieces:
                 digest.update(piece)
                 size += len(piece)
                 if expected is not None and size > expected.size:
                     raise self._wrong(expected, f"is longer than {expected.size} bytes")
-                _write(fd, piece)
+                write(fd, piece)
             found = Descriptor(media_type, f"sha256:{digest.hexdigest()}", size)
             if expected is not None and (found.digest, size) != (expected.digest, expected.size):
                 raise self._wrong(expected, "has another content than its name says")
@@ -207,7 +207,7 @@ class Layout:
             index = self._index()
             kept = [each for each in forms.entries(index) if not _is_same(each, wanted, name)]
             made = forms.build_index([*kept, wanted], annotations=index.annotations)
-            _replace(self.path / _INDEX, made.body)
+            replace_file(self.path / _INDEX, made.body)
 
     def _index(self) -> Index:
         path = self.path / _INDEX
@@ -245,49 +245,3 @@ def _is_same(entry: Mapping[str, Json], wanted: Mapping[str, Json], name: str | 
     if name is not None and named == name:
         return True
     return named == name and entry.get("digest") == wanted["digest"]
-
-
-class _Publisher:
-    """Gives a finished file its name."""
-
-    def __init__(self, fd: int, temporary: Path) -> None:
-        self._fd = fd
-        self._temporary = temporary
-
-    def __call__(self, path: Path) -> None:
-        """Make it durable, and have it replace what is at `path`."""
-        os.fsync(self._fd)
-        self._temporary.rename(path)
-        _sync(path.parent)
-
-
-@contextmanager
-def _durable(directory: Path) -> Iterator[tuple[int, _Publisher]]:
-    """Yield a new file's descriptor, and what gives it its name; without that it goes away."""
-    temporary = directory / f".{secrets.token_hex(8)}.part"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        yield fd, _Publisher(fd, temporary)
-    finally:
-        os.close(fd)
-        temporary.unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with _durable(path.parent) as (fd, publish):
-        _write(fd, content)
-        publish(path)
-
-
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
 
-from cisfs.errors import FormatError
+from cisfs.errors import FormatError, UsageError
+from cisfs.layer.lazy import is_partial
 from cisfs.registry.artifacts import layers_in
 from cisfs.registry.bare import BareSource
 from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
@@ -74,6 +75,10 @@ def _add_layer(
     repository: Repository, archive: _Archive, identity: str, path: Path
 ) -> list[Descriptor]:
     """Add a sealed layer, its artifact and its keys; returns how the artifacts are listed."""
+    if is_partial(path):
+        raise UsageError(
+            f"the layer {identity} is here in part only: remove {path.parent}, and save again"
+        )
     keys = find_keys(repository, identity)
     artifact = repository.described(keys.layers)
     (layer,) = (each for each in layers_in(artifact) if each.identity == identity)
