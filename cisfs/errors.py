@@ -101,7 +101,7 @@ class AbsentError(CisfsError):
 
     exit_code = 24
 
-    def __init__(self, message: str, units: range, *, doubtful: bool = False) -> None:
+    def __init__(self, message: str, units: range = range(0), *, doubtful: bool = False) -> None:
         super().__init__(message)
         self.units = units
         self.doubtful = doubtful

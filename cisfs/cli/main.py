@@ -89,6 +89,7 @@ exit status:
   21  a required signature is missing or wrong
   22  a registry refused, failed or sent what cannot be right
   23  a sealed layer is bound to another base
+  24  a part of a layer was not fetched yet
                                       125  run failed before the command began
 """
 

@@ -82,6 +82,7 @@ def test_a_configuration() -> None:
         stop_signal="SIGQUIT",
         exposed_ports=("80/tcp",),
         platform="linux/amd64",
+        diff_ids=(),
     )
     assert config.parse(b'{"config": null}', "x").command == ()
 
