@@ -91,7 +91,7 @@ def allowed(repository: Repository, reference: Reference) -> FoundImage:
     if not found.identities:
         raise UsageError(f"{reference} has no sealed layers: pull it with the engine")
     find_artifact(repository, found)
-    policy = admission.load()
+    policy = admission.load(admission.named_by_environment())
     for identity in found.identities:
         signatures = find_keys(repository, identity).text.signatures
         policy.check(identity, signatures, repository.name)

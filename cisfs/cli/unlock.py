@@ -58,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
     """Unlock; return 0."""
     from cisfs.errors import UsageError
     from cisfs.keys import keyring
-    from cisfs.layer import opening, store, unlocked
+    from cisfs.layer import opening, unlocked
+    from cisfs.registry import attach
 
     if args.stop and args.timeout is None:
         raise UsageError("--stop is for the end of a --timeout, and none never ends")
-    path = store.resolve_from_here(args.layer)
+    path = attach.resolve_from_here(args.layer)
     name = opening.key_id(path)
     credential = unlocked.opener(path, args, kept=False)
     keyring.store(name, opening.master_key(path, credential), args.timeout, stops=args.stop)

@@ -32,8 +32,13 @@ def from_environment() -> Admission:
 
     Whoever sets the variable of a process decides what it does anyway.  Raises UntrustedError.
     """
+    return load(named_by_environment()).admit
+
+
+def named_by_environment() -> Path | None:
+    """Return the policy that CISFS_POLICY names, None for the host's."""
     named = os.environ.get(VARIABLE)
-    return of_host(Path(named) if named else None)
+    return Path(named) if named else None
 
 
 def of_host(path: Path | None = None) -> Admission:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cisfs.errors import BusyError, WrongContentError
 from cisfs.format.slotarea import SlotText
-from cisfs.layer import origin, slotarea
+from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
@@ -65,7 +65,7 @@ def pull(
             keys = find_keys(repository, identity)
             layer = find_layer(repository, identity, keys)
             directory = place(store, identity)
-            is_here = (directory / LAYER).exists()
+            is_here = (directory / LAYER).exists() and not lazy.is_partial(directory / LAYER)
             pulled.append(Pulled(identity, directory / LAYER, not is_here))
             if is_here:
                 renew_slots(directory / LAYER, keys.text)
@@ -95,6 +95,8 @@ class _Fetched:
         complete(self.fd, self.identity, self.text)
         _note(self.directory, self.source)
         os.rename(self.directory / PART, self.directory / LAYER)
+        # Of one that was attached before: who has it mounted goes on with what they have open.
+        (self.directory / presence.NAME).unlink(missing_ok=True)
         _sync(self.directory)
 
 
@@ -165,7 +167,7 @@ def origin_of(repository: Repository, layer: PushedLayer, access: Access) -> Ori
 def _claimed(directory: Path) -> Iterator[int]:
     """Yield a descriptor of the file that a layer is downloaded to, by nobody else meanwhile."""
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o755, exist_ok=True)
+    directory.mkdir(mode=0o711, exist_ok=True)
     fd = os.open(directory / PART, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if not _is_ours(fd, directory / PART):

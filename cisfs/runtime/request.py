@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
-from cisfs.layer.store import resolve, resolve_from_here
+from cisfs.registry.attach import resolve, resolve_from_here
 from cisfs.runtime import engine, environment, isolation
 from cisfs.runtime.images.config import ImageConfig, arguments
 from cisfs.runtime.isolation import Isolation

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from cisfs.cli.main import main
+from cisfs.errors import NotAVaultError, NotFoundError
 from cisfs.format.sealed import base_of
 from cisfs.keys.slots import slot_id
-from cisfs.layer import keyslots, store
-from cisfs.layer.opening import describe
+from cisfs.layer import keyslots, lazy, store
+from cisfs.layer.opening import describe, master_key
 from cisfs.layer.sealing import StoredImage, seal_image
-from cisfs.registry import artifacts
+from cisfs.registry import artifacts, attach
 from cisfs.registry import image as images
 from cisfs.registry.artifacts import keys_tag
 from cisfs.registry.documents import Json
@@ -154,6 +155,45 @@ def test_recipients_come_and_go_without_the_data(front: Proxy) -> None:
 
 def slot_of(number: int) -> str:
     return slot_id(keyslots.slots(Path("private.cis"))[number])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_layer_is_attached_without_its_data_and_completed_by_a_pull(
+    front: Proxy,
+) -> None:
+    reference = f"{front.name}/lazy/app:1"
+    assert push(reference) == 0
+    named = f"{front.name}/lazy/app@{describe(Path('private.cis'))['identity']}"
+    before = front.sent
+    path = attach.resolve(named)
+    assert front.sent - before < 16_384
+    assert path == store.resolve(named) == attach.resolve_from_here(named)
+    assert lazy.is_partial(path)
+    assert master_key(path, KEY) == master_key(Path("private.cis"), KEY)
+    assert main(["pull", reference]) == 0
+    assert not lazy.is_partial(path)
+    assert path.read_bytes() == Path("private.cis").read_bytes()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["layer.cis", "source.json"]
+    for wrong in (
+        f"{front.name}/lazy/app@sha256:{'0' * 64}",
+        f"{front.name}/none@sha256:{'0' * 64}",
+    ):
+        with pytest.raises(NotFoundError, match="has no key slots of the sealed layer"):
+            attach.resolve(f"{front.name}/{wrong}@sha256:{'0' * 64}")
+    with pytest.raises(NotAVaultError, match="is not here: pull it"):
+        attach.resolve(f"sha256:{'0' * 64}")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_policy_is_asked_before_anything_is_stored(
+    front: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = f"{front.name}/policy/app:1"
+    assert push(reference) == 0
+    private("policy.toml", b"[default]\nallow = false\n")
+    monkeypatch.setenv("CISFS_POLICY", "policy.toml")
+    assert main(["pull", reference]) == 21
+    assert not (store.local() / "sealed").exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cisfs.errors import EngineError
-from cisfs.layer.store import resolve, resolve_from_here
+from cisfs.registry.attach import resolve, resolve_from_here
 from cisfs.runtime.environment import LAYERS_VARIABLE, SCRATCH_VARIABLE, split
 from cisfs.runtime.images.reference import transport_of
 from cisfs.runtime.options import Options, settled

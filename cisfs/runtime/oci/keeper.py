@@ -29,10 +29,10 @@ from setproctitle import setproctitle
 from cisfs.keys import memory
 from cisfs.layer import admission
 from cisfs.layer.sealed import SealedLayer
-from cisfs.layer.store import resolve
 from cisfs.layer.unlocked import credential_for
 from cisfs.mount import attendance, process, scratch, sealed_serving, syscalls
 from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
+from cisfs.registry.attach import resolve
 from cisfs.registry.fetcher_launch import become
 from cisfs.runtime import holdings, stack
 from cisfs.runtime.deadline import TimeUp
