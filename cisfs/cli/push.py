@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli import push_ocicrypt
+
 if TYPE_CHECKING:
     from cisfs.registry.push import Base, Pushed
     from cisfs.registry.repository import Repository
@@ -32,6 +34,7 @@ sent that the registry has already.
 examples:
   cisfs push registry.example/team/app:1 --base docker-daemon:app-base:1 --layer private.cis
   docker run --runtime=cisfs registry.example/team/app:1
+  cisfs push registry.example/team/app:1 --format ocicrypt --base oci:app:1 -r jwe:alice.pem
 """
 
 
@@ -49,10 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer",
         metavar="LAYER",
         action="append",
-        required=True,
+        default=[],
         dest="layers",
         help="a sealed layer, the topmost first; any number",
     )
+    parser.add_argument(
+        "--format",
+        choices=("cisfs", "ocicrypt"),
+        default="cisfs",
+        help="cisfs: sealed layers over BASE (default); ocicrypt: BASE with its layers encrypted, "
+        "which skopeo, podman and containerd decrypt onto their disk",
+    )
+    push_ocicrypt.add_arguments(parser)
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
@@ -70,6 +81,12 @@ def run(args: argparse.Namespace) -> int:
     reference = reference_of(args.image)
     if reference.digest is not None or reference.tag is None:
         raise UsageError(f"{args.image}: push to a tag, not to a digest")
+    if args.format == "ocicrypt":
+        return push_ocicrypt.run(args, reference)
+    if args.recipient or args.encrypt_layer:
+        raise UsageError("-r and --encrypt-layer are for --format ocicrypt; see cisfs key add")
+    if not args.layers:
+        raise UsageError("name a sealed layer with --layer, or push the image with your engine")
     layers = [store.resolve_from_here(each) for each in args.layers]
     watched = sys.stderr.isatty() and not (args.json or args.quiet)
     shown = Progress(sys.stderr if watched else None)

@@ -122,6 +122,21 @@ def push(
         return _push(repository, tag, base, config, sources, progress)
 
 
+def push_layout(
+    repository: Repository,
+    tag: str,
+    layout: Layout,
+    manifest: Manifest,
+    progress: Progress | None = None,
+) -> None:
+    """Push an image of a layout as it is.  Raises FormatError, RegistryError, OSError."""
+    sent, base = _Sent(repository), LayoutBase(layout, manifest)
+    blobs = {each.digest: each for each in (manifest.config, *manifest.layers)}
+    jobs = [sent.job(blob, partial(base.opened, blob)) for blob in blobs.values()]
+    transfer(jobs, progress)
+    repository.put_manifest(manifest, tag)
+
+
 def _push(
     repository: Repository,
     tag: str,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import random
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def private(name: str, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def make_base(directory: Path, name: str) -> list[str]:
+def make_base(directory: Path, name: str, seed: int = 0) -> list[str]:
     """A public image of two layers; returns its diff_ids."""
     layout = Layout.create(directory)
     blobs, ids = [], []
@@ -66,7 +68,7 @@ def make_base(directory: Path, name: str) -> list[str]:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             info = tarfile.TarInfo(f"public{number}")
-            content = random.Random(number).randbytes(300_000)
+            content = random.Random(number + seed).randbytes(300_000)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
         ids.append(f"sha256:{hashlib.sha256(packed.getvalue()).hexdigest()}")
@@ -236,6 +238,31 @@ def test_what_is_no_sealed_layer_never_leaves(
     assert code == (2 if what == "twice" else 10)
     assert capsys.readouterr().err.count("\n") == 1
     assert front.received == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_an_image_in_the_dialect_of_ocicrypt_is_opened_by_skopeo(
+    debian: DebianRegistry, front: Proxy
+) -> None:
+    reference = f"{front.name}/dialect/app:1"
+    make_base(Path("other"), "1", seed=100)  # no test has pushed it in plain
+    words = ["push", reference, "--format", "ocicrypt", "--base", "oci:other:1"]
+    assert main([*words, "-r", "jwe:ann.key.pub", "--encrypt-layer", "-1"]) == 0
+    plain = sorted(path.read_bytes() for path in Path("other/blobs/sha256").iterdir())
+    top = max(range(len(plain)), key=lambda at: b"public1" in plain[at][:100])
+    stored = [path.read_bytes() for path in debian.storage.rglob("data")]
+    assert plain[top] not in stored
+    copy = ["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false"]
+    target = ["--dest-oci-accept-uncompressed-layers", f"docker://{reference}", "oci:copy:1"]
+    subprocess.run([*copy, "--decryption-key", "ann.key", *target], check=True, capture_output=True)
+    copied = [path.read_bytes() for path in Path("copy/blobs/sha256").iterdir()]
+    assert plain[top] in copied or any(plain[top] == gunzipped(each) for each in copied)
+    assert main(words) == 2
+    assert main([*words, "-r", "jwe:ann.key.pub", "--layer", "private.cis"]) == 2
+
+
+def gunzipped(data: bytes) -> bytes:
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else b""
 
 
 @pytest.mark.usefixtures("here")
