@@ -31,6 +31,7 @@ MAX_WORK_FACTOR = 22  # as age itself: 4 GiB of memory, some ten seconds
 _MAGIC = b"age-encryption.org/v1\n"
 _SCRYPT_STANZA = re.compile(rb"-> scrypt [A-Za-z0-9+/]{22} ([1-9][0-9]?)\n")
 _SECRET = "AGE-SECRET-KEY-1"  # noqa: S105 - what one begins with
+_PUBLIC = "age1"
 _SSH = ("ssh-ed25519 ", "ssh-rsa ")
 _SCRYPT_BLOCK = 1024  # bytes: 128 times r, which age fixes at 8
 
@@ -133,10 +134,18 @@ class ScryptIdentity:
 
 def recipients_in(data: bytes, where: str) -> list[AgeRecipient]:
     """Read a recipients file: one a line, comments with "#".  Raises UsageError."""
-    found = [AgeRecipient.parse(line) for line in _lines(data, where)]
+    found = [_recipient_in(line, where) for line in _lines(data, where)]
     if not found:
         raise UsageError(f"there is no recipient in {where}")
     return found
+
+
+def _recipient_in(line: str, where: str) -> AgeRecipient:
+    if line.startswith(_SECRET):
+        raise UsageError(f"{where} has an age identity, which is private; name its public half")
+    if not line.startswith((_PUBLIC, *_SSH)):  # not repeated: it may be anything, also a secret
+        raise UsageError(f"{where} has a line that is no age recipient")
+    return AgeRecipient.parse(line)
 
 
 def identities_in(data: bytes, where: str) -> list[AgeIdentity]:

@@ -194,8 +194,19 @@ def test_a_recipients_file_is_one_a_line() -> None:
     assert recipients_in(content.encode(), "team.txt") == [AgeRecipient(PUBLIC), AgeRecipient(line)]
     with pytest.raises(UsageError, match=r"^there is no recipient in team\.txt$"):
         recipients_in(b"#\n", "team.txt")
-    with pytest.raises(UsageError, match="is no age recipient"):
-        recipients_in(b"somebody\n", "team.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"correct horse", "team.txt has a line that is no age recipient"),
+        (SECRET.lower(), "team.txt has a line that is no age recipient"),
+        (SECRET, "team.txt has an age identity, which is private; name its public half"),
+    ],
+)
+def test_what_a_recipients_file_should_not_have_is_not_repeated(line: bytes, words: str) -> None:
+    with pytest.raises(UsageError, match=f"^{words}$"):
+        recipients_in(PUBLIC.encode() + b"\n" + line + b"\n", "team.txt")
 
 
 @pytest.mark.parametrize(
