@@ -55,6 +55,7 @@ WITH_KEYS = frozenset(
         "sign",
         "run",
         "commit",
+        "push",
         "key",
         "unlock",
         "verify",
