@@ -12,11 +12,12 @@ import json
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.engines.images import PAUSE
 from tests.engines.machine import Machine
+from tests.registry.harness.certificates import Certificate
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 DOCKER_SOCKET = "/run/docker.sock"
@@ -86,30 +87,52 @@ def containerd(machine: Machine) -> Iterator[None]:
 @contextlib.contextmanager
 def dockerd(machine: Machine) -> Iterator[None]:
     """dockerd, as it is configured."""
-    sock = machine.outside(DOCKER_SOCKET)
-    with machine.daemon("dockerd", ready=lambda: answers(sock)):
+
+    def ready() -> bool:
+        """It listens before it minds SIGHUP, of which it would die; it answers after that."""
+        return machine.run("docker", "version").returncode == 0
+
+    with machine.daemon("dockerd", ready=ready):
         yield
 
 
 @contextlib.contextmanager
 def registry(machine: Machine) -> Iterator[str]:
     """docker-registry, which keeps everything in the machine's memory; yields its address."""
+    storage = machine.memory / "registry"
+    with _registry(machine, REGISTRY, storage, {}):
+        yield REGISTRY
+    shutil.rmtree(storage)
+
+
+@contextlib.contextmanager
+def registry_of_many(machine: Machine, host: str, certificate: Certificate) -> Iterator[str]:
+    """The same for other machines, with TLS, and with everything on the machine's disk."""
+    tls = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
+    address = f"{host}:5000"
+    with _registry(machine, address, Path("/var/lib/registry"), {"tls": tls}):
+        yield address
+
+
+@contextlib.contextmanager
+def _registry(
+    machine: Machine, address: str, storage: Path, more: Mapping[str, object]
+) -> Iterator[None]:
     config = {
         "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(machine.memory / "registry")}},
-        "http": {"addr": REGISTRY},
+        "storage": {"filesystem": {"rootdirectory": str(storage)}},
+        "http": {"addr": address, **more},
     }
     file = machine.memory / "registry.yml"
     file.write_text(json.dumps(config))
-    host, _, port = REGISTRY.partition(":")
+    host, _, port = address.partition(":")
     tried = ["bash", "-c", f": </dev/tcp/{host}/{port}"]
 
     def ready() -> bool:
         return machine.run(*tried).returncode == 0
 
     with machine.daemon("docker-registry", "serve", file, ready=ready):
-        yield REGISTRY
-    shutil.rmtree(machine.memory / "registry")
+        yield
 
 
 def _write(machine: Machine, path: str, text: str) -> None:
