@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     from cisfs.cli.registries import add_access_options
+    from cisfs.keys.options import add_key_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sealed layer, the topmost first; any number",
     )
     parser.add_argument(
+        "--rebase",
+        action="store_true",
+        help="bind layers that were sealed for another base to BASE; takes their keys, and changes "
+        "LAYER and its identity",
+    )
+    parser.add_argument(
         "--format",
         choices=("cisfs", "ocicrypt"),
         default="cisfs",
@@ -68,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     add_access_options(parser)
+    add_key_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,11 +101,32 @@ def run(args: argparse.Namespace) -> int:
     shown.begin("reading")
     try:
         with repository_of(args, reference) as repository, _base(args, repository) as base:
+            if args.rebase:
+                _rebase(args, base, layers)
             pushed = push(repository, reference.tag, base, layers, partial(show, shown, "pushing"))
     finally:
         shown.end()
     _report(args, pushed)
     return 0
+
+
+def _rebase(args: argparse.Namespace, base: Base, layers: Sequence[Path]) -> None:
+    """Bind those layers that were sealed for another base to this one; they get new identities."""
+    from cisfs.errors import BaseMismatchError
+    from cisfs.format.sealed import check_base
+    from cisfs.layer import unlocked
+    from cisfs.layer.rebase import rebase
+    from cisfs.layer.sealed_file import stored
+    from cisfs.registry.image import diff_ids
+
+    below = diff_ids(base.config())
+    for path in layers:
+        try:
+            check_base(stored(path)[0], below)
+        except BaseMismatchError:
+            identity, lost = rebase(path, unlocked.opener(path, args), below)
+            signatures = f", without its {lost} signatures" if lost else ""
+            print(f"bound {path} to {args.base}: it is {identity} now{signatures}", file=sys.stderr)
 
 
 @contextmanager

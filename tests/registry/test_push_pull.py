@@ -15,10 +15,11 @@ import pytest
 
 from cisfs.cli.main import main
 from cisfs.errors import NotAVaultError, NotFoundError
-from cisfs.format.sealed import base_of
+from cisfs.format.sealed import base_of, check_base
 from cisfs.keys.slots import slot_id
 from cisfs.layer import keyslots, lazy, store
 from cisfs.layer.opening import describe, master_key
+from cisfs.layer.sealed_file import stored
 from cisfs.layer.sealing import StoredImage, seal_image
 from cisfs.registry import artifacts, attach
 from cisfs.registry import image as images
@@ -222,6 +223,9 @@ def test_a_layer_goes_on_its_own_base_only(here: Path, front: Proxy) -> None:
     words = ["push", f"{front.name}/bound/app:1", "--base", "oci:base:1", "--layer"]
     assert main([*words, "bound.cis"]) == 0
     assert main([*words, "lost.cis"]) == 23
+    assert main([*words, "lost.cis", "--rebase", "-i", "ann.key"]) == 12
+    assert main([*words, "lost.cis", "--rebase", "--key-file", "private.key"]) == 0
+    check_base(stored(here / "lost.cis")[0], ids)
 
 
 @pytest.mark.usefixtures("here")
