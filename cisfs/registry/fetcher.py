@@ -37,6 +37,7 @@ from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.fetcher_plan import Plan, Waiter
 from cisfs.registry.fetcher_work import Work
 from cisfs.registry.logins import Login, find_login
+from cisfs.registry.parts import pieces, placed
 from cisfs.registry.patience import Patience
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
@@ -71,25 +72,11 @@ class RegistryBlob:
     @contextmanager
     def open(self, start: int, stop: int) -> Iterator[Iterator[bytes]]:
         """See `fetcher_work.Blob`."""
-        yield self._pieces(start, stop)
-
-    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        for part, offset in self._placed():
-            first, last = max(start - offset, 0), min(stop - offset, part.size)
-            if first < last:
-                with self._repository.open_range(part, first, last) as pieces:
-                    yield from pieces
-
-    def _placed(self) -> Iterator[tuple[Descriptor, int]]:
-        """Yield each part and where it begins."""
-        offset = 0
-        for part in self._parts:
-            yield part, offset
-            offset += part.size
+        yield pieces(self._repository, self._parts, start, stop)
 
     def download(self, fd: int) -> None:
         """See `fetcher_work.Blob`."""
-        for part, offset in self._placed():
+        for part, offset in placed(self._parts):
             self._repository.download_part(part, fd, offset, self._report)
 
     def _report(self, _more: int) -> None:
