@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cisfs.errors import CisfsError, FormatError, UsageError, WrongKeyError
-from cisfs.format.config import SlotFields, b64, from_b64
+from cisfs.format.config import SlotFields, b64, from_b64, load
 from cisfs.keys.credentials import Credential, Passphrase, RawKey
 from cisfs.keys.wrapping import Identity, Recipient
 from cisfs.registry.documents import repeatable
@@ -37,6 +37,17 @@ def without(annotations: Mapping[str, str]) -> dict[str, str]:
 def kinds(annotations: Mapping[str, str]) -> list[str]:
     """Return what kinds of key a layer is encrypted for, as the annotations name them."""
     return sorted(name.removeprefix(_KEYS) for name in annotations if name.startswith(_KEYS))
+
+
+def recipients(annotations: Mapping[str, str]) -> dict[str, int]:
+    """Return how many recipients of each kind a layer is encrypted for, as far as anyone can see.
+
+    Of a kind that is not known here, each packet counts as one.  Raises FormatError.
+    """
+    return {
+        kind: sum(_recipients_of(kind, packet) for packet in _packets(annotations, kind))
+        for kind in kinds(annotations)
+    }
 
 
 def public_options(annotations: Mapping[str, str]) -> PublicOptions:
@@ -131,6 +142,14 @@ def _slots(annotations: Mapping[str, str]) -> Iterator[SlotFields]:
 
 def _packets(annotations: Mapping[str, str], kind: str) -> list[str]:
     return [packet for packet in annotations[_KEYS + kind].split(",") if packet]
+
+
+def _recipients_of(kind: str, packet: str) -> int:
+    """Count whom a packet is for: JWE and ocicrypt's PKCS #11 list them."""
+    if kind not in _SAME:
+        return 1
+    listed = load(from_b64(packet, "a wrapped key")).get("recipients")
+    return len(listed) if isinstance(listed, list) else 1
 
 
 def _try(slots: Iterable[SlotFields], offered: Identity | Credential) -> bytes | str:
