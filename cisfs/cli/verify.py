@@ -130,21 +130,28 @@ def _findings(layer: Layer, *, salvage: bool) -> Iterator[Finding]:
 
 def _print_lines(layer: Path, findings: Iterable[Finding]) -> int:
     """Print each finding as it comes, and a summary; return how many remain damaged."""
+    from cisfs.layer.lazy import units_here
+
     mended = damaged = 0
     for finding in findings:
         mended += finding.mended
         damaged += not finding.mended
         where = finding.path if finding.unit is None else f"{finding.path}: unit {finding.unit}"
         print(f"{where}: {finding.problem}{' (mended)' if finding.mended else ''}", flush=True)
+    here = units_here(layer)
     if not damaged and not mended:
-        print(f"{layer}: everything is whole")
+        print(f"{layer}: everything {'' if here is None else 'that is here '}is whole")
     else:
         print(f"{layer}: {mended} mended, {damaged} damaged")
+    if here is not None:
+        print(f"{layer}: {here[0]} of {here[1]} units are here; the rest was not fetched yet")
     return damaged
 
 
 def _print_json(layer: Path, findings: Iterable[Finding]) -> int:
     """Print all findings as one document; return how many remain damaged."""
+    from cisfs.layer.lazy import units_here
+
     found = [
         {
             "path": finding.path,
@@ -155,5 +162,8 @@ def _print_json(layer: Path, findings: Iterable[Finding]) -> int:
         for finding in findings
     ]
     damaged = sum(not finding["mended"] for finding in found)
-    print(json.dumps({"layer": str(layer), "damaged": damaged, "findings": found}, indent=2))
+    document: dict[str, object] = {"layer": str(layer), "damaged": damaged, "findings": found}
+    if (here := units_here(layer)) is not None:
+        document["units_here"], document["units"] = here
+    print(json.dumps(document, indent=2))
     return damaged

@@ -103,6 +103,20 @@ def presence_of(path: Path, header: LayerHeader) -> Presence | None:
     return found.presence
 
 
+def units_here(path: Path) -> tuple[int, int] | None:
+    """Return how many units of the layer at `path` are here, and of how many; None if it is whole.
+
+    Raises FormatError and others as `LayerHeader.parse` does, OSError.
+    """
+    if not is_partial(path):
+        return None
+    with path.open("rb", buffering=0) as file:
+        header = LayerHeader.parse(file.read(HEADER_SIZE))
+    found = presence_of(path, header)
+    count = header.geometry.unit_count
+    return (found.count(range(count)), count) if found is not None else None
+
+
 def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
     """Make a layer of which nothing but `header` and `slots` is here; return its path.
 

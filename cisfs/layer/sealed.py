@@ -48,6 +48,7 @@ def describe(path: Path) -> dict[str, object]:
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
     header, text = stored(path)
+    here = lazy.units_here(path)
     return {
         "type": "sealed layer",
         "path": str(path),
@@ -60,6 +61,7 @@ def describe(path: Path) -> dict[str, object]:
         "unit_size": header.unit_size,
         "image_size": header.image_size,
         "stored_size": header.geometry.stored_size,
+        **({"units_here": f"{here[0]} of {here[1]}"} if here is not None else {}),
         "base": None if header.base == form.UNBOUND else f"sha256:{header.base.hex()}",
         "slots": describe_slots(text.slots),
         "signatures": describe_signatures(text.signatures, header.identity),

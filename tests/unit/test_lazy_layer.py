@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from cisfs.cli.main import main
 from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError
 from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
@@ -135,6 +137,30 @@ def test_damage_in_the_tree_is_doubted_and_mended(layer: Pulled, block: int) -> 
         for unit in (5, 299):
             assert reader.read(unit * UNIT, UNIT) == layer.content[unit * UNIT :][:UNIT]
     close(filler)
+
+
+def test_the_command_line_says_what_is_not_here(
+    layer: Pulled, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_bytes(bytes(range(32)))
+    filler = layer.filler()
+    layer.fill(filler, 5, 200)
+    assert main(["verify", str(layer.path), "--key-file", str(key)]) == 0
+    said = capsys.readouterr().out
+    assert "everything that is here is whole" in said
+    assert "2 of 300 units are here" in said
+    assert main(["verify", "--json", str(layer.path), "--key-file", str(key)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["units_here"], document["units"]) == (2, 300)
+    assert main(["inspect", "--json", str(layer.path)]) == 0
+    assert json.loads(capsys.readouterr().out)["units_here"] == "2 of 300"
+    layer.fill(filler, *range(UNITS))
+    filler.settle()
+    close(filler)
+    assert main(["verify", str(layer.path), "--key-file", str(key)]) == 0
+    assert capsys.readouterr().out == f"{layer.path}: everything is whole\n"
 
 
 def test_verify_passes_over_what_is_not_here(layer: Pulled) -> None:
