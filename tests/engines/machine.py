@@ -72,6 +72,13 @@ class Machine:
         self.group = f"/{base.name}"  # of all control groups
         self.raw = base / "raw"
         self.memory = base / "memory"  # on the tmpfs: for what no disk may see
+        self.room = base / "room"  # of the host's own disk, if it was lent some
+        self.environment = {  # of every command
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/var/root",
+            "PYTHONPATH": str(_CHECKOUT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
     # -- files -------------------------------------------------------------------------------
 
@@ -102,16 +109,6 @@ class Machine:
         """What runs a command inside."""
         enter = ["nsenter", f"--target={self.first}", "--mount", "--net", "--pid", "--wd=/"]
         return [*enter, "--", *map(str, words)]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """That of every command."""
-        return {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/var/root",
-            "PYTHONPATH": str(_CHECKOUT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
 
     def run(self, *words: str | Path, stdin: str = "", patience: float = PATIENCE) -> Ended:
         """Run a command to its end; nothing may show a traceback."""
@@ -207,12 +204,15 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def machine() -> Iterator[Machine]:
-    """A machine, from nothing to nothing."""
+def machine(room: Path | None = None) -> Iterator[Machine]:
+    """A machine, from nothing to nothing; `room` is a directory outside, lent to it."""
     base = Path(tempfile.mkdtemp(prefix="cisfs-engines-", dir="/run"))
     try:
         linux.mount("cisfs-engines", base, "tmpfs", 0, "mode=0755")
         _make_disk(base)
+        if room is not None:
+            (base / "room").mkdir()
+            linux.mount(str(room), base / "room", "", linux.MS_BIND)
         with _first_process(base) as first:
             yield Machine(base, first)
     finally:
