@@ -40,10 +40,13 @@ def forbid_cores(pid: int) -> None:
     """Have a process, 0 being this one, and what it starts leave no core.
 
     A limit of one byte, unlike one of none, also keeps the kernel from piping it to a handler that
-    would store it (fs/coredump.c, do_coredump).  Nothing is changed if the limit is none already.
+    would store it (fs/coredump.c, do_coredump).  Only root could raise the other limit, so where
+    that is none it stays.
     """
-    with contextlib.suppress(ValueError, OSError):  # may not be raised; gone, or not ours
-        resource.prlimit(pid, resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
+    with contextlib.suppress(OSError):  # gone, or not ours
+        _, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
+        if hard:
+            resource.prlimit(pid, resource.RLIMIT_CORE, (_NO_CORE, hard))
 
 
 def lock() -> None:
