@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cisfs.errors import BusyError, WrongContentError
+from cisfs.errors import BusyError, FormatError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
@@ -172,9 +172,20 @@ def _claimed(directory: Path) -> Iterator[int]:
     try:
         if not _is_ours(fd, directory / PART):
             raise BusyError(f"another command is pulling {directory.name}; try again")
-        yield fd
+        with _forgotten_if_wrong(directory):
+            yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _forgotten_if_wrong(directory: Path) -> Iterator[None]:
+    """Keep what broke off, which is gone on with, but nothing of what is not as it should be."""
+    try:
+        yield
+    except (WrongContentError, FormatError):
+        (directory / PART).unlink(missing_ok=True)
+        raise
 
 
 def _is_ours(fd: int, path: Path) -> bool:
