@@ -126,7 +126,7 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
     """
     parsed = LayerHeader.parse(header[:HEADER_SIZE])
     directory = directory_of(store, parsed.identity)
-    if directory.exists():
+    if (directory / LAYER).exists():
         return directory / LAYER
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = directory.parent / f".{secrets.token_hex(8)}"
@@ -137,8 +137,7 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
         _write(new / origin.NAME, {0: source.pack()})
         write_presence(new / presence.NAME, parsed)
         sync_directory(new)
-        with contextlib.suppress(FileExistsError):
-            _rename(new, directory)
+        _rename(new, directory)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     sync_directory(directory.parent)
@@ -158,8 +157,13 @@ def _rename(source: Path, target: Path) -> None:
     try:
         source.rename(target)
     except OSError:
-        if not target.exists():  # or else another was faster, and its own is as good
+        if not target.exists():
             raise
+        if not (target / LAYER).exists():  # else another was faster, and its own is as good
+            # A pull was here, or is: the layer goes last, by which all this is found.
+            for name in (presence.NAME, origin.NAME, LAYER):
+                (source / name).rename(target / name)
+            sync_directory(target)
 
 
 def _write(path: Path, pieces: dict[int, bytes], layer: LayerHeader | None = None) -> None:

@@ -25,12 +25,13 @@ from cisfs.registry import artifacts, attach
 from cisfs.registry import image as images
 from cisfs.registry.artifacts import keys_tag
 from cisfs.registry.documents import Json
+from cisfs.registry.found import find_keys, find_layer
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest, build_manifest, dump
 from cisfs.registry.repository import Repository
 from tests.registry.conftest import Open
 from tests.registry.harness.debian import DebianRegistry
-from tests.registry.harness.faults import RandomCuts
+from tests.registry.harness.faults import Answer, RandomCuts, Rule
 from tests.registry.harness.proxy import Proxy
 from tests.unit import layers
 from tests.unit.vaults import KEY
@@ -197,6 +198,25 @@ def test_a_policy_is_asked_before_anything_is_stored(
     monkeypatch.setenv("CISFS_POLICY", "policy.toml")
     assert main(["pull", reference]) == 21
     assert not (store.local() / "sealed").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_layer_is_attached_where_a_pull_broke_off(front: Proxy, opened: Open) -> None:
+    reference = f"{front.name}/broken/app:1"
+    assert push(reference) == 0
+    identity = str(describe(Path("private.cis"))["identity"])
+    repository = opened(front.name, "broken/app")
+    layer = find_layer(repository, identity, find_keys(repository, identity))
+    front.rules.append(Rule(f"GET .*/blobs/{layer.parts[0].digest}", Answer(403)))
+    assert main(["pull", reference]) == 22
+    assert [each.name for each in store.pulled(identity).parent.iterdir()] == ["part"]
+    front.forget()
+    path = attach.resolve(f"{front.name}/broken/app@{identity}")
+    assert lazy.is_partial(path)
+    assert master_key(path, KEY) == master_key(Path("private.cis"), KEY)
+    assert main(["pull", reference]) == 0
+    assert path.read_bytes() == Path("private.cis").read_bytes()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["layer.cis", "source.json"]
 
 
 @pytest.mark.usefixtures("here")
