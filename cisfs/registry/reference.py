@@ -45,7 +45,7 @@ class Reference:
         name, at, digest = text.partition("@")
         name, tag = _split_tag(name)
         registry, repository = _split_registry(name)
-        if not _REGISTRY.fullmatch(registry):
+        if not is_registry(registry):
             raise _wrong(text, f"{registry!r} is no registry")
         if not _REPOSITORY.fullmatch(repository) or _IDENTIFIER.fullmatch(text):
             raise _wrong(text, f"{repository!r} is no repository (letters must be small)")
@@ -76,6 +76,11 @@ class Reference:
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return self.name + tag + (f"@{self.digest}" if self.digest else "")
+
+
+def is_registry(text: str) -> bool:
+    """Tell whether `text` may be a registry: HOST[:PORT]."""
+    return _REGISTRY.fullmatch(text) is not None
 
 
 def is_digest(text: str) -> bool:

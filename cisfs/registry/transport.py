@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import httpx
 
-from cisfs.errors import RegistryError, UnreachableError, UsageError
+from cisfs.errors import RegistryError, UnreachableError
 from cisfs.registry.documents import repeatable
 from cisfs.registry.patience import Patience, Watch
 from cisfs.registry.reference import is_loopback
 from cisfs.registry.request import Request
+from cisfs.registry.trust import DIRECTORIES, authorities, authorities_of_hosts
 
 MAX_REDIRECTS = 8
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -96,21 +97,27 @@ class Transport:
         ca_file: Path | None = None,
         plain_http: bool = False,
         patience: Patience | None = None,
+        certificates: Sequence[Path] = DIRECTORIES,
     ) -> None:
         """`ca_file` holds further authorities, PEM; `plain_http` allows http to any host.
 
-        Raises UsageError for a `ca_file` that will not do.
+        `certificates` has authorities of single hosts: see `trust`.  Raises UsageError for a
+        `ca_file` that will not do.
         """
         self.patience = patience or Patience()
         self._plain_http = plain_http
         wait = self.patience
         self._client = httpx.Client(
-            verify=_trust(ca_file),
+            verify=authorities(ca_file),
             timeout=httpx.Timeout(wait.idle, connect=wait.connect),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
             follow_redirects=False,
             # Proxies of the environment are for hosts elsewhere.
-            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+            | {
+                f"https://{host}": httpx.HTTPTransport(verify=context)
+                for host, context in authorities_of_hosts(ca_file, certificates).items()
+            },
             headers={"User-Agent": "cisfs", "Accept-Encoding": "identity"},
         )
         # A cookie is a credential too, and a jar does not tell one port of a host from another.
@@ -213,18 +220,6 @@ def origin(url: httpx.URL) -> Origin:
 
 def _host(url: httpx.URL) -> str:
     return str(origin(url))
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    """The system's authorities, and further ones."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = "no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-            raise UsageError(f"cannot use CA file {ca_file}: {reason}") from None
-    return context
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cisfs.errors import LoginError, RegistryError, UnreachableError, UsageError
-from tests.registry.conftest import Open
+from cisfs.registry.repository import Repository
+from cisfs.registry.transport import Transport
+from tests.registry.conftest import PATIENCE, Open
 from tests.registry.content import blob, pushed_blob
 from tests.registry.harness.certificates import Authority
 from tests.registry.harness.debian import DebianRegistry, debian_registry
@@ -74,6 +78,36 @@ def test_a_certificate_for_another_host(
         pytest.raises(RegistryError, match="not trusted"),
     ):
         opened(front.name, ca_file=authority.file).blob_size(f"sha256:{'0' * 64}")
+
+
+@contextmanager
+def at(registry: str, certificates: Path) -> Iterator[Repository]:
+    """A repository at a registry, with authorities of hosts in a directory."""
+    directories = (certificates / "absent", certificates)
+    transport = Transport(patience=PATIENCE, certificates=directories)
+    try:
+        yield Repository(transport, registry, "its/own")
+    finally:
+        transport.close()
+
+
+def test_an_authority_of_one_host(
+    secure: DebianRegistry, authority: Authority, tmp_path: Path, opened: Open
+) -> None:
+    descriptor, content = pushed_blob(opened(secure.name, "its/own", ca_file=authority.file), 1000)
+    for host in ("127.0.0.1:1", "no host"):
+        (tmp_path / host).mkdir()
+        shutil.copy(authority.file, tmp_path / host / "ca.crt")
+    with (
+        at(secure.name, tmp_path) as repository,
+        pytest.raises(RegistryError, match="not trusted"),
+    ):
+        repository.read_blob(descriptor, 1000)
+    (tmp_path / secure.name).mkdir()
+    (tmp_path / secure.name / "bad.crt").write_text("no certificate")
+    shutil.copy(authority.file, tmp_path / secure.name / "good.crt")
+    with at(secure.name, tmp_path) as repository:
+        assert repository.read_blob(descriptor, 1000) == content
 
 
 def test_a_ca_file_that_is_none(opened: Open, tmp_path: Path) -> None:
