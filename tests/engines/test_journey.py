@@ -253,3 +253,14 @@ def test_the_whole_image_is_no_base(journey: Journey) -> None:
     assert ended.returncode == 23, ended
     assert ended.stderr.count("\n") == 1
     assert not any(canary.is_on(journey.registry) for canary in journey.private)
+
+
+def test_it_runs_before_its_data_is_there(journey: Journey) -> None:
+    """What the containers read is fetched while they run, by the trust that docker has."""
+    b = journey.b.machine
+    b.must("rm", "-r", f"/var/lib/cisfs/sealed/{journey.identity}")
+    with journey.unlocked():
+        for ended in (run_by_docker(journey, "--runtime=cisfs"), run_by_cisfs(journey)):
+            assert journey.private[0].checksum in ended.stdout, ended
+    assert not any(canary.is_on(b) for canary in journey.private)
+    must(b, "pull", journey.image)
