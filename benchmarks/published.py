@@ -76,6 +76,7 @@ def publish(machine: Machine, size: int, files: int, content: tree.Content) -> P
     encrypted = ["--encryption-key", f"jwe:{public}", "--encrypt-layer", "-1"]
     _do(machine, *SKOPEO, *encrypted, f"oci:{layout}:plain", f"docker://{ENCRYPTED}")
     _do(machine, *cisfs("seal", "--quiet", "-r", str(public), str(made / "root"), "-o", str(layer)))
+    machine.must("rm", "-r", made / "root")
     _do(machine, *push_command(SEALED, layout, layer))
     plain = json.loads(machine.must("skopeo", "inspect", "--raw", f"oci:{layout}:plain"))
     blob = plain["layers"][-1]

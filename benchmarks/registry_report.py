@@ -26,7 +26,7 @@ NOTES = [
     "directories' files, and 1 MB or so of the large one. lazy: cisfs run docker://IMAGE. "
     "docker+lazy: docker run --runtime=cisfs IMAGE, the layer being unlocked. cisfs: cisfs pull, "
     "then cisfs run. skopeo: skopeo copy --decryption-key, umoci raw unpack, runc run. docker: "
-    "docker run of the image in plain.",
+    "docker run of the image in plain. All but the last open what is encrypted with one RSA key.",
     "push, pull: the layer as a whole, to or from the disk, with sync: cisfs push and pull, skopeo "
     "copy of the same in plain, its layer being compressed already, and curl of that layer.",
 ]
@@ -69,6 +69,9 @@ class Outcome:
             rows.append(["received until then, MB", *(number(cell, 1) for cell in megabytes)])
             cells_of = (self.figures.ratio(FIRST, name, LAZY) for name in self.systems)
             rows.append(["times lazy's", *(number(cell, 1) for cell in cells_of)])
+        if {PUSH, PULL} & set(self.trials):
+            moved = (self.sizes.get(name, 0) / 1e6 or None for name in self.systems)
+            rows.append(["layer as it travels, MB", *(number(size, 1) for size in moved)])
         for trial in (PUSH, PULL):
             if trial in self.trials:
                 rates = (self._rate(trial, name) for name in self.systems)

@@ -148,11 +148,11 @@ class Host:
     @contextmanager
     def _anew(self, way: Way) -> Iterator[None]:
         """Begin with nothing here, nor in the kernel's memory; clear away what is left then."""
-        if way.before:
-            self._must(way.before)
-        self._make_bundle()
-        settle(cold=True)
         try:
+            if way.before:
+                self._must(way.before)
+            self._make_bundle()
+            settle(cold=True)
             yield
         finally:
             if way.after:
@@ -187,12 +187,19 @@ class Host:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command, None, complaint)
 
-    def _shell(self, command: str, stdout: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextmanager
+    def _shell(self, command: str, stdout: int) -> Iterator[subprocess.Popen[str]]:
+        """Run a shell command; if we must end, what it has started ends with the machine."""
+        with subprocess.Popen(
             self._machine.words("bash", "-c", command),
             env=self._machine.environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
