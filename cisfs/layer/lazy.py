@@ -18,12 +18,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.crypto.units import XtsCipher
-from cisfs.errors import AbsentError, FormatError, IntegrityError
+from cisfs.errors import AbsentError, FormatError, IntegrityError, UntrustedError
 from cisfs.format.presence import header_for
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
@@ -60,18 +61,29 @@ def directory_of(store: Path, identity: str) -> Path:
 
 
 def is_partial(path: Path) -> bool:
-    """Tell whether the layer at `path` is one of a store of which something is missing."""
-    return _is_stored(path) and not presence.says_complete(path.parent / presence.NAME)
+    """Tell whether the layer at `path` is one of our store of which something is missing."""
+    return (
+        _is_stored(path)
+        and _is_ours(path.parent)
+        and not presence.says_complete(path.parent / presence.NAME)
+    )
 
 
 def find(path: Path, header: LayerHeader) -> PartialLayer | None:
     """Return what is known of an opened layer, None if it is all here.
 
-    Takes note that it was used.  Raises FormatError, OSError.
+    Takes note that it was used.  Raises FormatError, UntrustedError if something is missing and
+    others could say where it is, OSError.
     """
     if not _is_stored(path):
         return None
-    with contextlib.suppress(OSError):  # others than its owner may use it, too
+    if not _is_ours(path.parent):
+        if os.path.lexists(path.parent / presence.NAME):
+            raise UntrustedError(
+                f"{path} is not all here, and others can write to its directory: pull it anew"
+            )
+        return None
+    with contextlib.suppress(OSError):  # it may be on a disk that is only read
         os.utime(path.parent / origin.NAME)
     try:
         fd = os.open(path.parent / presence.NAME, os.O_RDWR | os.O_CLOEXEC)
@@ -189,6 +201,18 @@ def write_presence(path: Path, layer: LayerHeader, *, full: bool = False) -> Non
 
 def _is_stored(path: Path) -> bool:
     return path.name == LAYER and _IDENTITY.fullmatch(path.parent.name) is not None
+
+
+def _is_ours(directory: Path) -> bool:
+    """Tell whether nobody else can put files, or links, where a fetcher works with our rights."""
+    try:
+        found = [each.stat() for each in (directory, directory.parent)]
+    except OSError:
+        return False
+    return all(
+        each.st_uid == os.geteuid() and not each.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        for each in found
+    )
 
 
 class LazyReader(ImageReader):

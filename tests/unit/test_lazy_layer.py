@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cisfs.cli.main import main
-from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError
+from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError, UntrustedError
 from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
@@ -70,6 +70,25 @@ def test_other_layers_are_not_taken_for_ones_of_a_store(tmp_path: Path) -> None:
     (tmp_path / presence.NAME).write_bytes(b"a present")
     assert not lazy.is_partial(path)
     with layers.opened(path) as opened:
+        assert opened.partial is None
+
+
+@pytest.mark.parametrize("writable", ["layer", "all layers"])
+def test_what_others_can_write_is_no_store(layer: Pulled, writable: str) -> None:
+    """They would have us open, and give permissions to, what they put a link to."""
+    directory = layer.directory if writable == "layer" else layer.directory.parent
+    directory.chmod(0o777)
+    os.utime(layer.directory / "source.json", (0, 0))
+    assert not lazy.is_partial(layer.path)
+    with pytest.raises(UntrustedError, match="others can write"), layers.opened(layer.path):
+        pass
+    assert (layer.directory / "source.json").stat().st_mtime == 0
+
+
+def test_a_whole_layer_may_be_anywhere(layer: Pulled) -> None:
+    layer.directory.chmod(0o777)
+    (layer.directory / presence.NAME).unlink()
+    with layers.opened(layer.path) as opened:
         assert opened.partial is None
 
 
