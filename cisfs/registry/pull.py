@@ -65,10 +65,12 @@ def pull(
             keys = find_keys(repository, identity)
             layer = find_layer(repository, identity, keys)
             directory = place(store, identity)
-            is_here = (directory / LAYER).exists() and not lazy.is_partial(directory / LAYER)
-            pulled.append(Pulled(identity, directory / LAYER, not is_here))
+            path = directory / LAYER
+            if path.exists():  # whole or in part, it must not get older key slots
+                renew_slots(path, keys.text)
+            is_here = path.exists() and not lazy.is_partial(path)
+            pulled.append(Pulled(identity, path, not is_here))
             if is_here:
-                renew_slots(directory / LAYER, keys.text)
                 continue
             fd = undo.enter_context(_claimed(directory))
             jobs += _jobs(repository, layer, fd)

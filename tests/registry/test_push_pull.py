@@ -220,15 +220,19 @@ def test_a_layer_is_attached_where_a_pull_broke_off(front: Proxy, opened: Open) 
 
 
 @pytest.mark.usefixtures("here")
-def test_older_key_slots_are_refused(front: Proxy, opened: Open) -> None:
-    reference = f"{front.name}/old/app:1"
+@pytest.mark.parametrize("attached", [False, True])
+def test_older_key_slots_are_refused(front: Proxy, opened: Open, attached: bool) -> None:
+    reference = f"{front.name}/old{attached:d}/app:1"
     assert push(reference) == 0
-    repository = opened(front.name, "old/app")
+    repository = opened(front.name, f"old{attached:d}/app")
     identity = str(describe(Path("private.cis"))["identity"])
     old = repository.manifest(keys_tag(identity))
     add = ["key", "add", f"docker://{reference}", "-r", "ann.key.pub", "--key-file", "private.key"]
     assert main(add) == 0
-    assert main(["pull", reference]) == 0
+    if attached:
+        attach.resolve(f"{front.name}/old{attached:d}/app@{identity}")
+    else:
+        assert main(["pull", reference]) == 0
     repository.put_manifest(old, keys_tag(identity))
     assert main(["pull", reference]) == 22
 
