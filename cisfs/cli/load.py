@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cisfs.format.slotarea import SlotText
     from cisfs.registry.pull import Pulled
     from cisfs.runtime.images.loading import Bundle
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     directory = store.local()
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    policy = admission.load()
+    policy = admission.load(admission.named_by_environment())
     try:
         fd = os.open(args.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -66,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
             os.close(fd)
         try:
             bundle = Bundle(archive)
-            pulled = bundle.load(
-                directory,
-                lambda identity, text: policy.check(identity, text.signatures, str(args.file)),
-            )
+
+            def check(identity: str, text: SlotText) -> None:
+                # Under its own name, too: that is what an engine will run it by.
+                for name in (str(args.file), bundle.reference.name):
+                    policy.check(identity, text.signatures, name)
+
+            pulled = bundle.load(directory, check)
             _give(args, bundle)
         finally:
             archive.close()

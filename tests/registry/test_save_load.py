@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cisfs.cli.main import main
-from cisfs.layer import store
+from cisfs.layer import admission, store
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
 from tests.registry.harness.proxy import Proxy
-from tests.registry.test_push_pull import CANARY, here, push  # noqa: F401 - a fixture
+from tests.registry.test_push_pull import CANARY, here, private, push  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -187,3 +187,18 @@ def test_a_file_is_made_whole_or_not_at_all(front: Proxy) -> None:
     Path("app.tar").touch()
     assert main(["save", reference, "-o", "app.tar"]) == 2
     assert Path("app.tar").read_bytes() == b""
+
+
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_the_policy_is_asked_about_the_name_in_the_file(
+    saved: str, from_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine runs it under that name, wherever the file came from."""
+    host = saved.partition("/")[0]
+    private("policy.toml", f'[[rule]]\nregistries = ["{host}/team"]\nallow = false\n'.encode())
+    if from_environment:
+        monkeypatch.setenv("CISFS_POLICY", "policy.toml")
+    else:
+        monkeypatch.setattr(admission, "FILE", Path("policy.toml"))
+    assert main(["load", "app.tar"]) == 21
+    assert layers_here() == []
