@@ -9,10 +9,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from cisfs.errors import FormatError, WrongContentError
+from cisfs.crypto.hashes import unit_hash
+from cisfs.errors import FormatError, IntegrityError, WrongContentError
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET, UNITS_OFFSET
 from cisfs.format.slotarea import AREAS_SIZE, SlotText
+from cisfs.layer.hashtree import HashTree
 from cisfs.layer.sealed_file import stored
 from cisfs.registry.artifacts import PushedLayer, part, part_size
 
@@ -69,18 +71,32 @@ class BareSource:
 
 
 def complete(fd: int, identity: str, text: SlotText) -> LayerHeader:
-    """Give the bare layer at `fd`, which its digest was checked of, its key slots.
+    """Give the bare layer at `fd` its key slots.
 
-    Raises WrongContentError if it is not the layer of that identity, FormatError, OSError.
+    All of it is read and held against the identity: the digests of its parts are those that were
+    announced, by anybody.  Raises WrongContentError if it is not that layer, FormatError, OSError.
     """
     header = checked_header(os.pread(fd, HEADER_SIZE, 0), identity)
     if os.fstat(fd).st_size != header.geometry.stored_size:
         raise WrongContentError(f"the blob of {identity} has another size than its header says")
     if any(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET)):
         raise WrongContentError(f"the blob of {identity} has key slots of its own")
+    try:
+        _check_units(fd, header)
+    except IntegrityError as error:
+        raise WrongContentError(f"the blob of {identity} has another content: {error}") from None
     os.pwrite(fd, text.pack(), SLOTS_OFFSET)
     os.fsync(fd)
     return header
+
+
+def _check_units(fd: int, header: LayerHeader) -> None:
+    geometry = header.geometry
+    tree = HashTree(fd, geometry, header.root)
+    for unit in range(geometry.unit_count):
+        stored = os.pread(fd, geometry.unit_length(unit), geometry.unit_offset(unit))
+        if unit_hash(stored) != tree.unit_hash(unit):
+            raise IntegrityError(f"unit {unit} is wrong")
 
 
 def checked_header(data: bytes, identity: str) -> LayerHeader:

@@ -1,0 +1,56 @@
+"""Bare layers of a registry, made whole here: only what is the layer that it is named as."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cisfs.errors import WrongContentError
+from cisfs.layer import slotarea
+from cisfs.registry.bare import complete
+from tests.unit.partial_layers import Pulled, pulled
+
+UNITS = 300
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Pulled:
+    return pulled(tmp_path, UNITS)
+
+
+def completed(layer: Pulled, blob: bytes, path: Path) -> bytes:
+    """Complete a file with `blob`; returns what is in it then."""
+    path.write_bytes(blob)
+    fd = os.open(layer.path, os.O_RDONLY)
+    text = slotarea.read(fd).text
+    os.close(fd)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        complete(fd, layer.directory.name, text)
+    finally:
+        os.close(fd)
+    return path.read_bytes()
+
+
+def test_it_becomes_the_layer_that_was_pushed(layer: Pulled, tmp_path: Path) -> None:
+    whole = (tmp_path / "whole-0.cis").read_bytes()
+    assert completed(layer, layer.blob, tmp_path / "part") == whole
+
+
+@pytest.mark.parametrize("where", ["first unit", "last unit", "leaves", "top"])
+def test_parts_that_are_as_announced_and_of_another_layer(
+    layer: Pulled, tmp_path: Path, where: str
+) -> None:
+    """Who announces parts chooses their digests: they say nothing about the identity."""
+    geometry = layer.geometry
+    at = {
+        "first unit": geometry.unit_offset(0),
+        "last unit": geometry.unit_offset(UNITS - 1) + geometry.unit_length(UNITS - 1) - 1,
+        "leaves": geometry.block_offset(1),
+        "top": geometry.block_offset(geometry.block_count - 1),
+    }[where]
+    blob = layer.blob[:at] + bytes([layer.blob[at] ^ 1]) + layer.blob[at + 1 :]
+    with pytest.raises(WrongContentError, match="another content"):
+        completed(layer, blob, tmp_path / "part")
