@@ -37,6 +37,7 @@ from cisfs.layer.presence import Presence
 SEALED = "sealed"  # in the store
 LAYER = "layer.cis"
 SOCKET = "fetch"
+_MOST_BITS = 1 << 30  # of units and blocks: 64 TiB with units of 64 KiB, and 256 MiB of files here
 _IDENTITY = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -134,9 +135,11 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
 
     `header` is the start of the stored file, 4096 bytes.  One that is there already is left as it
     is.  Appears whole or not at all.  Raises FormatError and others as `LayerHeader.parse` does,
-    OSError.
+    FormatError for one that is too large, OSError.
     """
     parsed = LayerHeader.parse(header[:HEADER_SIZE])
+    if header_for(parsed.identity, parsed.geometry).bits > _MOST_BITS:
+        raise FormatError(f"a layer of {parsed.image_size} bytes is too large to be read lazily")
     directory = directory_of(store, parsed.identity)
     if (directory / LAYER).exists():
         return directory / LAYER

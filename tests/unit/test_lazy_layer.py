@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cisfs.cli.main import main
 from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError, UntrustedError
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import HEADER_SIZE
+from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
@@ -54,6 +58,16 @@ def test_what_is_there_already_stays(layer: Pulled, tmp_path: Path) -> None:
     assert not filler.lacks(3)
     assert Origin.read(layer.directory).repository == "a/b"
     close(filler)
+
+
+def test_what_a_header_claims_is_bounded(layer: Pulled, tmp_path: Path) -> None:
+    """It takes no key to make one."""
+    header = LayerHeader.parse(layer.blob[:HEADER_SIZE])
+    text = SlotText(({"type": "x", "wrapped": "eA=="},))
+    huge = replace(header, image_size=1 << 55).pack()
+    with pytest.raises(FormatError, match="too large"):
+        lazy.create(tmp_path / "other", huge, text, Origin("x", "y", (("z", 1),)))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"registry": 1}', b"\xff"])
