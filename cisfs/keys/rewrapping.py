@@ -70,6 +70,8 @@ def _secret(
 
 def _recipient(slot: SlotFields) -> Recipient | None:
     kind, told = str(slot["type"]), slot.get("recipient")
+    if told is None:  # nobody with the key vouches for it (docs/FORMAT.md, section 10)
+        return None
     if kind == "jwe":
         from cisfs.keys.jwe import JweRecipient
         from cisfs.keys.keypairs import PublicKey
@@ -86,5 +88,5 @@ def _recipient(slot: SlotFields) -> Recipient | None:
     if kind.startswith(_PROVIDER):
         from cisfs.keys.provider import ProviderRecipient
 
-        return ProviderRecipient(kind.removeprefix(_PROVIDER), str(told or ""))
+        return ProviderRecipient(kind.removeprefix(_PROVIDER), str(told))
     return None
