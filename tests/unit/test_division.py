@@ -108,6 +108,22 @@ def test_what_looks_secret_is_taken_out_and_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    "document",
+    [
+        {"config": "x"},
+        {"config": {"Env": 5}},
+        {"config": {"Env": [1]}},
+        {"config": {"Env": {"A": "b"}}},
+        {"config": {"Labels": [{}]}},
+        {"history": 5},
+    ],
+)
+def test_configurations_that_are_none(document: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="its configuration has"):
+        division.scrubbed(document, find(document))
+
+
+@pytest.mark.parametrize(
     "rootfs",
     [None, [], {}, {"diff_ids": 1}, {"diff_ids": ["sha256:1"]}, {"diff_ids": [1]},
      {"diff_ids": IDS * 300}],

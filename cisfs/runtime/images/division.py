@@ -101,8 +101,9 @@ def scrubbed(document: Json, found: Sequence[Suspect]) -> tuple[Json, Json]:
     """Return the configuration without what was found, and what was taken out of it.
 
     That is `env`, a list, and `labels`.  Of the history nothing is kept.  What is in commands stays
-    where it is, because nothing could put it back.
+    where it is, because nothing could put it back.  Raises FormatError.
     """
+    _check_kinds(document)
     made, taken = copy.deepcopy(document), {"env": [], "labels": {}}  # type: tuple[Json, Json]
     names = {(each.where, each.name) for each in found}
     config = made.get("config")
@@ -127,6 +128,18 @@ def scrubbed(document: Json, found: Sequence[Suspect]) -> tuple[Json, Json]:
 def can_be_scrubbed(suspect: Suspect) -> bool:
     """Whether `scrubbed` takes it out."""
     return suspect.where in (ENVIRONMENT, LABEL, HISTORY)
+
+
+def _check_kinds(document: Json) -> None:
+    """Raise FormatError for a configuration that says what it says in no proper way."""
+    config = document.get("config") or {}
+    if not isinstance(config, dict) or not isinstance(document.get("history") or [], list):
+        raise FormatError("its configuration has a config or history of the wrong kind")
+    variables = config.get("Env") or []
+    if not isinstance(variables, list) or not all(isinstance(each, str) for each in variables):
+        raise FormatError("its configuration has variables that are no list of text")
+    if not isinstance(config.get("Labels") or {}, dict):
+        raise FormatError("its configuration has labels that are no object")
 
 
 def _position(digest: str, diff_ids: Sequence[str], digests: Sequence[str]) -> int:
