@@ -162,6 +162,45 @@ def test_what_skopeo_and_umoci_say() -> None:
     assert "did not say" in tools.in_words("\n")
 
 
+@pytest.mark.parametrize(
+    ("source", "host", "verify", "expected"),
+    [
+        ("docker://127.0.0.1:5000/a:1", "", "", ["--src-tls-verify=false"]),
+        ("docker://localhost/a:1", "", "", ["--src-tls-verify=false"]),
+        ("docker://localhost:1", "", "", []),  # a repository of Docker Hub
+        ("docker://registry.example/a:1", "unix:///d", "", []),
+        ("oci:/a:1", "unix:///d", "", []),
+        ("docker-daemon:a:1", "", "", []),
+        ("docker-daemon:a:1", "unix:///d", "", ["--src-daemon-host=unix:///d"]),
+        ("docker-daemon:a:1", "tcp://d:1", "", ["--src-daemon-host=http://d:1"]),
+        (
+            "docker-daemon:a:1",
+            "tcp://d:1",
+            "1",
+            ["--src-daemon-host=tcp://d:1", "--src-cert-dir=C"],
+        ),
+    ],
+)
+def test_where_skopeo_is_told_to_look(
+    source: str,
+    host: str,
+    verify: str,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = tmp_path / "skopeo"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/words\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {"HOST": host, "TLS_VERIFY": verify, "CERT_PATH": "C"}.items():
+        monkeypatch.setenv(f"DOCKER_{name}", value)
+    tools.copy(source, tmp_path / "layout", "x")
+    words = (tmp_path / "words").read_text().splitlines()
+    given = [each for each in words if each.startswith("--src-")]
+    assert (given, words[-2:]) == (expected, [source, f"oci:{tmp_path}/layout:x"])
+
+
 # ---- what engines are told
 
 FULL = Options(

@@ -36,8 +36,6 @@ from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import parse_object
 from cisfs.registry.layout import NAME_ANNOTATION, Layout
 from cisfs.registry.manifest import build_manifest, dump
-from cisfs.registry.reference import Reference as Name
-from cisfs.registry.reference import is_loopback
 from cisfs.runtime import restored
 from cisfs.runtime.images import division, tools
 from cisfs.runtime.images.config import ARCHITECTURES
@@ -182,8 +180,7 @@ def _opened(
     layout, temporary = directory / "layout", directory / "temporary"
     temporary.mkdir()
     try:
-        loopback = is_loopback(Name.parse(reference.rest.removeprefix("//")).registry)
-        tools.fetch(label, layout, _NAME, temporary, loopback=loopback)
+        tools.fetch(label, layout, _NAME, temporary)
     except EngineError as error:
         raise CisfsError(str(error)) from None
     return undo.enter_context(_in_layout(layout, _NAME, decrypt))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.registry.reference import is_loopback
 
 _POLICY = Path("/etc/containers/policy.json")
 # What both write before the message proper: a time and a level, or logrus's key=value words.
@@ -26,44 +27,61 @@ def copy(source: str, layout: Path, name: str) -> None:
     # those of docker-archive: and docker-daemon: skopeo 1.9 then leaves as they are, and calls them
     # compressed all the same.
     as_is = ["--dest-oci-accept-uncompressed-layers"] if source.startswith("oci:") else []
-    words = ["copy", "--quiet", *as_is]
+    words = ["copy", "--quiet", *as_is, *_reached(source, "src-")]
     _skopeo(words, [source, f"oci:{layout}:{name}"], f"cannot fetch image {source}")
 
 
-def fetch(source: str, layout: Path, name: str, temporary: Path, *, loopback: bool) -> None:
+def fetch(source: str, layout: Path, name: str, temporary: Path) -> None:
     """Copy an image into an OCI layout as it is; all that is written on the way is in `temporary`.
 
-    A registry on the `loopback` needs no TLS.  Raises EngineError.
+    Raises EngineError.
     """
-    words = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
-    words += ["--src-tls-verify=false"] if loopback else []
+    words = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers", *_reached(source, "src-")]
     failure = f"cannot fetch image {source}"
     _skopeo(words, [source, f"oci:{layout}:{name}"], failure, {"TMPDIR": str(temporary)})
 
 
 def config(source: str) -> bytes:
     """Return an image's configuration.  Raises EngineError."""
-    words = ["inspect", "--no-tags", "--config", "--raw"]
+    words = ["inspect", "--no-tags", "--config", "--raw", *_reached(source)]
     return _skopeo(words, [source], f"no image {source}").encode()
 
 
 def deliver(source: str, target: str, *, plain: bool) -> None:
-    """Copy an image of a registry to an engine.  Raises EngineError."""
-    words = ["copy", "--quiet", *(["--src-tls-verify=false"] if plain else [])]
+    """Copy an image to an engine; `plain`: its registry needs no TLS.  Raises EngineError."""
+    words = ["copy", "--quiet", *_reached(source, "src-", plain=plain), *_reached(target, "dest-")]
     _skopeo(words, [source, target], f"cannot give {source} to {target.partition(':')[0]}")
 
 
 def digest(source: str) -> str:
     """Return the digest of an image's manifest, where it is.  Raises EngineError."""
-    return _skopeo(
-        ["inspect", "--no-tags", "--format", "{{.Digest}}"], [source], f"no image {source}"
-    ).strip()
+    words = ["inspect", "--no-tags", "--format", "{{.Digest}}", *_reached(source)]
+    return _skopeo(words, [source], f"no image {source}").strip()
 
 
 def unpack(layout: Path, name: str, rootfs: Path) -> None:
     """Unpack an image of a layout, whiteouts applied, owners kept.  Raises EngineError."""
     words = ["raw", "unpack", "--keep-dirlinks", "--image", f"{layout}:{name}", str(rootfs)]
     _run(_program("umoci"), words, "cannot unpack the image")
+
+
+def _reached(name: str, side: str = "", *, plain: bool = False) -> list[str]:
+    """Return skopeo's options to find where an image is: as cisfs itself and docker's tools do.
+
+    A registry on the loopback needs no TLS, and docker is where DOCKER_HOST says.
+    """
+    transport, _, rest = name.partition(":")
+    registry, slash, _ = rest.removeprefix("//").partition("/")
+    if transport == "docker" and (plain or (slash and is_loopback(registry))):
+        return [f"--{side}tls-verify=false"]
+    host = os.environ.get("DOCKER_HOST")
+    if transport != "docker-daemon" or not host:
+        return []
+    if os.environ.get("DOCKER_TLS_VERIFY"):
+        certificates = os.environ.get("DOCKER_CERT_PATH") or str(Path("~/.docker").expanduser())
+        return [f"--{side}daemon-host={host}", f"--{side}cert-dir={certificates}"]
+    # skopeo takes tcp: for TLS, docker does not.
+    return [f"--{side}daemon-host={re.sub('^tcp:', 'http:', host)}"]
 
 
 def _skopeo(
