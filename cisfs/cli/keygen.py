@@ -101,7 +101,12 @@ def _passphrase(args: argparse.Namespace) -> bytes | None:
     from cisfs.keys import credentials
 
     if args.encrypt:
-        return credentials.typed("passphrase for the new private key", confirm=True).secret
+        return credentials.typed(
+            "passphrase for the new private key",
+            confirm=True,
+            instead="no terminal to ask for a passphrase at: use --passphrase-file or "
+            "--passphrase-command",
+        ).secret
     if args.passphrase_file is not None:
         return credentials.from_file(args.passphrase_file).secret
     if args.passphrase_command is not None:

@@ -25,6 +25,11 @@ from cisfs.keys.wrapping import Identity, Recipient
 KEY_SIZE = 32  # bytes in a key file
 FILE_VARIABLE = "CISFS_PASSPHRASE_FILE"
 MAX_SECRET_SIZE = 1 << 16  # bytes; a longer file is surely not a passphrase
+_OPTIONS = (
+    "no passphrase or key: use --passphrase-file, --passphrase-command, --key-file or --identity, "
+    f"or set {FILE_VARIABLE}"
+)
+_OPTIONS_TO_MAKE = _OPTIONS.replace("--identity", "--recipient")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = Fals
         named = Path(os.environ[FILE_VARIABLE])
     if named is not None:
         return Passphrase(_first_line(_read(named, "passphrase file"), f"passphrase file {named}"))
-    return Passphrase(_ask(purpose, confirm))
+    return Passphrase(_ask(purpose, confirm, _OPTIONS_TO_MAKE if confirm else _OPTIONS))
 
 
 def key_file(path: Path) -> RawKey:
@@ -143,15 +148,12 @@ def _from_command(command: str) -> bytes:
     return _first_line(done.stdout, "passphrase command's output")
 
 
-def _ask(purpose: str, confirm: bool) -> bytes:
+def _ask(purpose: str, confirm: bool, instead: str = _OPTIONS) -> bytes:
     try:
         with open("/dev/tty", "rb"):
             pass
     except OSError:
-        raise NoKeyError(
-            "no passphrase or key: use --passphrase-file, --passphrase-command or --key-file, "
-            f"or set {FILE_VARIABLE}"
-        ) from None
+        raise NoKeyError(instead) from None
     try:
         typed = getpass.getpass(f"{purpose}: ")
         if confirm and getpass.getpass("the same again: ") != typed:
@@ -176,9 +178,10 @@ def from_command(command: str) -> Passphrase:
     return Passphrase(_from_command(command))
 
 
-def typed(purpose: str, *, confirm: bool = False) -> Passphrase:
+def typed(purpose: str, *, confirm: bool = False, instead: str = _OPTIONS) -> Passphrase:
     """Ask for a passphrase at the terminal, twice with `confirm`; `purpose` is the prompt's words.
 
-    Raises NoKeyError if there is no terminal or nothing is typed, UsageError for two that differ.
+    `instead` says what to do where there is no terminal.  Raises NoKeyError if there is none or
+    nothing is typed, UsageError for two that differ.
     """
-    return Passphrase(_ask(purpose, confirm))
+    return Passphrase(_ask(purpose, confirm, instead))

@@ -123,7 +123,11 @@ def _key_file(rest: str) -> list[Recipient | Passphrase | RawKey]:
 def _new_passphrase(file: str) -> Passphrase:
     if file:
         return credentials.from_file(Path(file))
-    return credentials.typed("new passphrase", confirm=True)
+    return credentials.typed(
+        "new passphrase",
+        confirm=True,
+        instead="no terminal to ask for a passphrase at: say where it is, with passphrase:FILE",
+    )
 
 
 _RECIPIENTS: dict[str, Callable[[str], list[Recipient | Passphrase | RawKey]]] = {
@@ -153,7 +157,8 @@ def with_password(text: str) -> tuple[Path, Password]:
     kind, equals, value = source.partition("=")
     if not colon or not equals or kind not in ("pass", *_PASSWORD_SOURCES):
         path = Path(text)
-        return path, cache(lambda: credentials.typed(f"password of {path}").secret)
+        instead = f"{path} is encrypted: say where its password is, with {path}:file=PATH"
+        return path, cache(lambda: credentials.typed(f"password of {path}", instead=instead).secret)
     if kind == "pass":
         raise UsageError(
             "a password on the command line can be read by everybody: write FILE:file=PATH"

@@ -204,6 +204,7 @@ def test_without_a_terminal_the_ways_to_give_a_key_are_named() -> None:
     said = without_a_terminal()
     assert said.startswith(NoKeyError.__name__ + " no passphrase or key: use --passphrase-file")
     assert FILE_VARIABLE in said
+    assert "--identity" in said
 
 
 def test_a_passphrase_is_asked_for_at_the_terminal_and_not_shown() -> None:
