@@ -16,9 +16,11 @@ from cisfs.cli.slot_list import print_removed, print_slots
 HELP = "list, add and remove who can open a vault or sealed layer, or change its key"
 
 _EPILOG = """\
-list shows the key slots of LAYER, a path or the name of a layer in /var/lib/cisfs/layers, or
-docker://IMAGE, whose sealed layers are in a registry (list, add and remove).  Each
-holds the layer's key, wrapped for one recipient, and is known by its id.
+LAYER is a path, or the name of a layer in /var/lib/cisfs/layers.  list, add and remove also take
+docker://IMAGE, an image in a registry, for its sealed layers.
+
+list shows the key slots.  Each holds the layer's key, wrapped for one recipient, and is known by
+its id.
 
 add and remove change nothing but the slots: data and identity stay as they are, also of a layer
 that is mounted, and whatever happens the layer can be opened by all who could before, or by all who
@@ -34,6 +36,7 @@ layer has another identity afterwards, and no signatures; persistent scratches o
 host follow it.
 
 {recipients}
+{identities}
 examples:
   cisfs key list private.cis
   cisfs key add private.cis -r alice.pem -r age1f4k7...
@@ -47,10 +50,10 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     from cisfs.keys.options import add_key_options, add_recipient_option
-    from cisfs.keys.spelling import RECIPIENTS
+    from cisfs.keys.spelling import IDENTITIES, RECIPIENTS
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EPILOG.format(recipients=RECIPIENTS)
+    parser.epilog = _EPILOG.format(recipients=RECIPIENTS, identities=IDENTITIES)
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     listing = _action(actions, "list", "show the key slots")
     listing.add_argument("--json", action="store_true", help="print one JSON document")

@@ -25,8 +25,11 @@ def add_access_options(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the options that say how registries are reached."""
     group = parser.add_argument_group(
         "registry",
-        "Logins are those of docker and podman: config.json, auth.json and credential helpers; so "
-        "are authorities of single registries: /etc/docker/certs.d, /etc/containers/certs.d.",
+        "Logins are those of docker and podman: config.json, auth.json and credential
+"
+        "helpers; so are authorities of single registries: /etc/docker/certs.d,
+"
+        "/etc/containers/certs.d.",
     )
     group.add_argument(
         "--ca-file", metavar="FILE", type=Path, help="trust the authorities in FILE as well (PEM)"
@@ -34,7 +37,7 @@ def add_access_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plain-http",
         action="store_true",
-        help="allow HTTP without TLS to any host; to this one it always is",
+        help="allow HTTP without TLS to any host; to this machine itself it is always allowed",
     )
 
 

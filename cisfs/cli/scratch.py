@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="show all of them", allow_abbrev=False)
+    listing = _action(actions, "list", "show all of them")
     listing.add_argument("--json", action="store_true", help="print one JSON document")
-    destroying = actions.add_parser("destroy", help="remove some for good", allow_abbrev=False)
+    destroying = _action(actions, "destroy", "remove some for good")
     destroying.add_argument("names", metavar="NAME", nargs="+", help="the name of a scratch")
     destroying.add_argument("-y", "--yes", action="store_true", help="do not ask")
     for action in (listing, destroying):
@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=Path("/var/lib/cisfs"),
             help="where scratches are kept, below scratch/ (default: /var/lib/cisfs)",
         )
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    description = f"{text[0].upper()}{text[1:]}; see cisfs scratch --help."
+    return actions.add_parser(name, help=text, description=description, allow_abbrev=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -131,8 +131,8 @@ def add_sign_option(parser: argparse.ArgumentParser) -> None:
 def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "key of a vault that is sealed, or of encrypted layers of an image",
-        "Without any of these, what the new layer is made for opens the vault.  For layers that "
-        "skopeo, podman and others encrypted (ocicrypt), it is -i.",
+        "Without any of these, what the new layer is made for opens the vault.  For layers\n"
+        "that skopeo, podman and others encrypted (ocicrypt), it is -i.",
     )
     group.add_argument(
         "-i",

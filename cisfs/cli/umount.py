@@ -9,10 +9,11 @@ import argparse
 import os
 from pathlib import Path
 
-HELP = "unmount a vault"
+HELP = "unmount a vault or sealed layer"
 
 _EPILOG = """\
-When the command returns, everything written is in the vault, which can be mounted again at once.
+When the command returns, everything written to a vault is in it, and it can be mounted again at
+once.
 A mount whose server was killed is cleaned up, too.  Only cisfs mounts are ever touched.
 
 example:
@@ -24,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where the vault is mounted"
-    )
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="where it is mounted")
     parser.add_argument(
         "--lazy",
         action="store_true",

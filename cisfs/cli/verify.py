@@ -41,7 +41,7 @@ examples:
   cisfs verify secrets.vault
   cisfs verify --json --key-file vault.key secrets.vault
   cisfs verify --key-file layer.key secrets.cis
-  cisfs verify --signer publisher.pub --signature secrets.cis.sig secrets.cis
+  cisfs verify --signer publisher.key.pub --signature secrets.cis.sig secrets.cis
 """
 
 

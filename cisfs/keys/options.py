@@ -25,9 +25,9 @@ def add_key_options(parser: argparse.ArgumentParser, *, short: bool = True) -> N
     """Give `parser` the options that name what opens a layer; `short`: -i is free."""
     group = parser.add_argument_group(
         "key",
-        "Without any of these, a layer that was unlocked needs none.  Failing that, "
-        f"${FILE_VARIABLE} names the passphrase file, the key directory and the key providers are "
-        "tried, and then the passphrase is asked for on the terminal.",
+        "Without any of these, a layer that was unlocked needs none.  Failing that,\n"
+        f"${FILE_VARIABLE} names the passphrase file, the key directory and the key\n"
+        "providers are tried, and then the passphrase is asked for on the terminal.",
     )
     group.add_argument(
         *(("-i", "--identity") if short else ("--identity",)),
@@ -58,8 +58,8 @@ def add_making_options(parser: argparse.ArgumentParser) -> None:
     add_recipient_option(parser)
     group = parser.add_argument_group(
         "key of the new layer",
-        f"Without any of these and without -r, ${FILE_VARIABLE} names the passphrase file; failing "
-        "that, a passphrase is asked for on the terminal.",
+        f"Without any of these and without -r, ${FILE_VARIABLE} names the\n"
+        "passphrase file; failing that, a passphrase is asked for on the terminal.",
     )
     _add_secret_options(group)
 
