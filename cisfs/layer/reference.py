@@ -6,9 +6,12 @@ by name alone: one registry under two names is two.  Pure functions; safe anywhe
 
 from __future__ import annotations
 
+import re
+
 _DOCKER = "docker.io"
 _ALSO_DOCKER = ("index.docker.io", "registry-1.docker.io")
 _IMPLIED_PORT = ":443"
+_LEADING_ZEROS = re.compile(r":0+(?=[0-9]+$)")
 
 
 def canonical_reference(reference: str) -> str:
@@ -38,6 +41,7 @@ def is_below(reference: str, prefix: str) -> bool:
 
 
 def _host(host: str) -> str:
+    host = _LEADING_ZEROS.sub(":", host)  # of the port
     name, colon, port = host.removesuffix(_IMPLIED_PORT).partition(":")
     name = name.removesuffix(".")  # the root of DNS
     return (_DOCKER if name in _ALSO_DOCKER else name) + colon + port
