@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 RECIPIENTS = """\
 recipients, each with a key slot of its own:
   FILE, jwe:FILE         a public key: PEM, DER, a certificate or a JWK; RSA or elliptic curve
-  age1..., age:FILE      of age, or a file of such, one a line; also SSH public keys
+  age1..., ssh-ed25519 ...,
+  ssh-rsa ..., age:FILE  of age or SSH, or a file of such, one a line
   pkcs11:URI             a token's RSA key (RFC 7512)
   provider:NAME[:TEXT]   whoever the key provider NAME unwraps for
   passphrase[:FILE]      a passphrase, asked for or on the first line of FILE
@@ -38,6 +39,7 @@ identities, tried one after the other:
 """
 
 _PASSWORD_SOURCES = ("file", "fd")
+_OF_AGE = ("age1", "ssh-ed25519 ", "ssh-rsa ")
 
 
 def recipients(text: str) -> list[Recipient | Passphrase | RawKey]:
@@ -49,7 +51,7 @@ def recipients(text: str) -> list[Recipient | Passphrase | RawKey]:
     read = _RECIPIENTS.get(kind)
     if read is not None and (colon or kind in _ASKED):
         return read(rest)
-    if text.startswith("age1"):
+    if text.startswith(_OF_AGE):
         return _age(text)
     return _public_key(text)
 
@@ -80,14 +82,18 @@ def _public_key(name: str) -> list[Recipient | Passphrase | RawKey]:
     from cisfs.keys.jwe import JweRecipient
     from cisfs.keys.private_files import read_public
 
-    return [JweRecipient(load_public(read_public(Path(name)), name))]
+    data = read_public(Path(name))
+    begins = tuple(each.encode() for each in (*_OF_AGE, "AGE-", "#"))
+    if data.startswith(begins) and b"-----BEGIN" not in data:
+        raise UsageError(f"{name} is of age or SSH: write age:{name}")
+    return [JweRecipient(load_public(data, name))]
 
 
 def _age(text: str) -> list[Recipient | Passphrase | RawKey]:
     from cisfs.keys import age
     from cisfs.keys.private_files import read_public
 
-    if text.startswith(("age1", "ssh-")):
+    if text.startswith(_OF_AGE):
         return [age.AgeRecipient.parse(text)]
     data = read_public(Path(text), "recipients file")
     return [*age.recipients_in(data, text)]

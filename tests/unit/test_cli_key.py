@@ -93,6 +93,8 @@ def test_a_list_says_whose_the_slots_are(capsys: pytest.CaptureFixture[str]) -> 
         (["add", "x", "-r", "ben.key.pub", "-i", "loose"], 2, "others can read private key loose"),
         (["add", "x", "-r", "ben.key.pub", "-i", "ann.key:pass=x"], 2, "can be read by everybody"),
         (["add", "x", "-r", "ben.key.pub", "-i", "ann.key:fd=x"], 2, "no number of a file"),
+        (["add", "x", "-r", "ssh.pub", "-i", "ann.key"], 2, "write age:ssh.pub"),
+        (["add", "x", "-r", "ssh-rsa AAAA", "-i", "ann.key"], 2, "is no age recipient"),
         (["remove", "x", "12345678", "-i", "ann.key"], 2, "no such key slot"),
     ],
 )
@@ -101,6 +103,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 ) -> None:
     assert main(["init", "x", "-r", "ann.key.pub"]) == 0
     Path("loose").touch(0o644)
+    Path("ssh.pub").write_text("ssh-rsa AAAA\n")
     before = Path("x/vault.json").read_bytes()
     capsys.readouterr()
     assert main(["key", *words]) == code
