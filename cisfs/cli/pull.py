@@ -11,6 +11,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import size
+
 if TYPE_CHECKING:
     from cisfs.registry.found import FoundImage
     from cisfs.registry.pull import Pulled
@@ -47,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="where the public image goes (default: none)",
     )
+    parser.add_argument(
+        "--limit",
+        metavar="SIZE",
+        type=size,
+        help="afterwards, let the store keep at most so much of pulled layers, such as 20G: those "
+        "not in use are given up first, the longest unused one before all others",
+    )
     said = parser.add_mutually_exclusive_group()
     said.add_argument("--json", action="store_true", help="print one JSON document")
     said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
@@ -71,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
             pulled = pull(repository, identities, store.local(), access_of(args), progress)
     finally:
         shown.end()
+    if args.limit is not None:
+        from cisfs.layer.eviction import evict
+
+        evict(store.local(), args.limit)
     if args.engine != "none":
         from cisfs.runtime.images import delivery
 

@@ -25,10 +25,8 @@ def add_access_options(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the options that say how registries are reached."""
     group = parser.add_argument_group(
         "registry",
-        "Logins are those of docker and podman: config.json, auth.json and credential
-"
-        "helpers; so are authorities of single registries: /etc/docker/certs.d,
-"
+        "Logins are those of docker and podman: config.json, auth.json and credential\n"
+        "helpers; so are authorities of single registries: /etc/docker/certs.d,\n"
         "/etc/containers/certs.d.",
     )
     group.add_argument(

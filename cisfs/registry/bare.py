@@ -17,6 +17,7 @@ from cisfs.format.slotarea import AREAS_SIZE, SlotText
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.sealed_file import stored
 from cisfs.registry.artifacts import PushedLayer, part, part_size
+from cisfs.registry.descriptor import Descriptor
 
 _PIECE = 1 << 20
 
@@ -49,21 +50,21 @@ class BareSource:
             data[start:end] = bytes(end - start)
         return bytes(data)
 
-    def described(self) -> PushedLayer:
-        """Return the layer as it will be in a registry; reads all of it."""
-        identity, step = self.header.identity, part_size(self.size)
-        parts = [
-            part(self._digest(start, min(start + step, self.size)), size, identity)
-            for start in range(0, self.size, step)
-            for size in [min(step, self.size - start)]
-        ]
-        return PushedLayer(identity, tuple(parts))
+    def spans(self) -> list[range]:
+        """Return where the parts are in which the layer travels, in bytes."""
+        step = part_size(self.size)
+        return [range(at, min(at + step, self.size)) for at in range(0, self.size, step)]
 
-    def _digest(self, start: int, stop: int) -> str:
+    def described(self) -> PushedLayer:
+        """Return the layer as it is in a registry; reads all of it."""
+        return PushedLayer(self.header.identity, tuple(map(self.part, self.spans())))
+
+    def part(self, span: range) -> Descriptor:
+        """Return the descriptor of a part, which is read for it."""
         digest = hashlib.sha256()
-        for offset in range(start, stop, _PIECE):
-            digest.update(self.read(offset, min(_PIECE, stop - offset)))
-        return f"sha256:{digest.hexdigest()}"
+        for offset in span[::_PIECE]:
+            digest.update(self.read(offset, min(_PIECE, span.stop - offset)))
+        return part(f"sha256:{digest.hexdigest()}", len(span), self.header.identity)
 
     def close(self) -> None:
         """Close the file."""

@@ -150,18 +150,17 @@ def _push(
     described = Descriptor.of(config, image.CONFIG_TYPE)
     public = image.layer_types(base.manifest.layers)
     sent = _Sent(repository)
-    bare = [source.described() for source in sources]
+    bare = [_Bare(source) for source in sources]
     keys = [keys_blob(source.text) for source in sources]
     small = [(described, config), (EMPTY, EMPTY_JSON)]
     small += [(_keys(blob), blob) for blob in keys]
     jobs = [sent.job(blob, partial(base.opened, blob), base.repository) for blob in public]
-    at_hand = [each for pair in zip(bare, sources, strict=True) for each in _parts(*pair)]
-    at_hand += [(blob, BytesSource(content)) for blob, content in small]
-    jobs += [sent.job(blob, partial(_given, source)) for blob, source in at_hand]
+    jobs += [job for layer in bare for job in layer.jobs(sent)]
+    jobs += [sent.job(blob, partial(_given, BytesSource(content))) for blob, content in small]
     transfer(jobs, progress)
     manifest = image.image(described, public, named, base.manifest.annotations)
     repository.put_manifest(manifest, tag)
-    artifact = artifacts.layers_artifact(bare, manifest.descriptor)
+    artifact = artifacts.layers_artifact([each.pushed() for each in bare], manifest.descriptor)
     repository.put_referrer(artifact)
     for source, blob in zip(sources, keys, strict=True):
         identity = source.header.identity
@@ -175,12 +174,26 @@ def _push(
     )
 
 
-def _parts(layer: PushedLayer, source: BareSource) -> Iterator[tuple[Descriptor, Source]]:
-    """Yield the parts of a bare layer with what to read each from."""
-    offset = 0
-    for part in layer.parts:
-        yield part, PartSource(source, offset, part.size)
-        offset += part.size
+class _Bare:
+    """A bare layer on its way, part by part."""
+
+    def __init__(self, source: BareSource) -> None:
+        self.source = source
+        self._parts: dict[int, Descriptor] = {}
+
+    def jobs(self, sent: _Sent) -> list[Job]:
+        """Return what sends the parts; each is hashed while others are under way."""
+        return [Job(len(span), partial(self._send, sent, span)) for span in self.source.spans()]
+
+    def _send(self, sent: _Sent, span: range, report: Report) -> None:
+        part = self._parts[span.start] = self.source.part(span)
+        opened = partial(_given, PartSource(self.source, span.start, len(span)))
+        sent.send(part, opened, None, report)
+
+    def pushed(self) -> PushedLayer:
+        """Return the layer, all parts of which were sent."""
+        parts = tuple(part for _, part in sorted(self._parts.items()))
+        return PushedLayer(self.source.header.identity, parts)
 
 
 def _given(source: Source) -> AbstractContextManager[Source]:
@@ -205,15 +218,21 @@ class _Sent:
         mount_from: str | None = None,
     ) -> Job:
         """Return what sees to it that a blob is there."""
+        return Job(blob.size, partial(self.send, blob, opened, mount_from))
 
-        def run(report: Report) -> None:
-            if self._repository.has_blob(blob) or (
-                mount_from is not None and self._repository.mount(blob, mount_from)
-            ):
-                report(blob.size)
-                return
-            with opened() as source:
-                if self._repository.upload(blob, source, report=report):
-                    self.bytes += blob.size
-
-        return Job(blob.size, run)
+    def send(
+        self,
+        blob: Descriptor,
+        opened: Callable[[], AbstractContextManager[Source]],
+        mount_from: str | None,
+        report: Report,
+    ) -> None:
+        """See to it that a blob is there, mounted if it can be."""
+        if self._repository.has_blob(blob) or (
+            mount_from is not None and self._repository.mount(blob, mount_from)
+        ):
+            report(blob.size)
+            return
+        with opened() as source:
+            if self._repository.upload(blob, source, report=report):
+                self.bytes += blob.size

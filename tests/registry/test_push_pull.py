@@ -177,7 +177,13 @@ def test_a_layer_is_attached_without_its_data_and_completed_by_a_pull(
     assert main(["pull", reference]) == 0
     assert not lazy.is_partial(path)
     assert path.read_bytes() == Path("private.cis").read_bytes()
-    assert sorted(each.name for each in path.parent.iterdir()) == ["layer.cis", "source.json"]
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert main(["pull", reference, "--limit", "1M"]) == 0
+    assert lazy.is_partial(path)
+    assert path.stat().st_blocks * 512 <= MIB
+    assert main(["pull", reference]) == 0
+    assert path.read_bytes() == Path("private.cis").read_bytes()
+    assert names == ["layer.cis", "source.json"]
     for wrong in (
         f"{front.name}/lazy/app@sha256:{'0' * 64}",
         f"{front.name}/none@sha256:{'0' * 64}",
