@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     if args.engine != "none":
         from cisfs.runtime.images import delivery
 
-        delivery.deliver(str(reference), args.engine, store.local(), plain=args.plain_http)
+        delivery.deliver(
+            str(reference), args.engine, store.local(), plain=args.plain_http, ca_file=args.ca_file
+        )
     _report(args, pulled)
     return 0
 

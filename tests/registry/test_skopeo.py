@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cisfs.registry.descriptor import Descriptor, digest_of
+from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import OCI_MANIFEST, Manifest, build_manifest
+from cisfs.runtime.images import tools
 from tests.registry.conftest import Open
 from tests.registry.content import blob
 from tests.registry.harness.certificates import Authority
@@ -74,3 +76,23 @@ def test_there_and_back(
     assert theirs.read_blob(found.config, 10_000) == config
     assert theirs.read_blob(found.layers[0], 300_000) == content
     assert theirs.tags() == ["2.0"]
+
+
+def test_without_tls_on_this_machine(debian: DebianRegistry, opened: Open, tmp_path: Path) -> None:
+    """As our own connections, those of skopeo are let do without it here."""
+    ours = opened(debian.name, "team/plain")
+    config = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
+    described = Descriptor.of(config, CONFIG)
+    ours.upload_bytes(described, config)
+    pushed = build_manifest(config=described, layers=[])
+    ours.put_manifest(pushed, "1")
+    source = f"docker://{debian.name}/team/plain:1"
+    assert tools.digest(source) == pushed.descriptor.digest
+    assert tools.config(source) == config
+    for target in ("copied", "delivered"):
+        (tmp_path / target).mkdir()
+    tools.copy(source, tmp_path / "copied", "it")
+    tools.deliver(source, f"oci:{tmp_path / 'delivered'}:it", plain=False)
+    for target in ("copied", "delivered"):
+        layout = Layout.open(tmp_path / target)
+        assert layout.manifest(layout.find("it")).body == pushed.body

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,10 +48,19 @@ def config(source: str) -> bytes:
     return _skopeo(words, [source], f"no image {source}").encode()
 
 
-def deliver(source: str, target: str, *, plain: bool) -> None:
-    """Copy an image to an engine; `plain`: its registry needs no TLS.  Raises EngineError."""
+def deliver(source: str, target: str, *, plain: bool, ca_file: Path | None = None) -> None:
+    """Copy an image to an engine; `plain`: its registry needs no TLS.
+
+    `ca_file` has authorities to trust besides the system's, PEM.  Raises EngineError, OSError.
+    """
     words = ["copy", "--quiet", *_reached(source, "src-", plain=plain), *_reached(target, "dest-")]
-    _skopeo(words, [source, target], f"cannot give {source} to {target.partition(':')[0]}")
+    failure = f"cannot give {source} to {target.partition(':')[0]}"
+    if ca_file is None:
+        _skopeo(words, [source, target], failure)
+        return
+    with tempfile.TemporaryDirectory(prefix="cisfs-trust-") as directory:
+        Path(directory, "ca.crt").symlink_to(ca_file.absolute())
+        _skopeo([*words, f"--src-cert-dir={directory}"], [source, target], failure)
 
 
 def digest(source: str) -> str:
