@@ -236,14 +236,16 @@ def _failures(url: httpx.URL) -> Iterator[None]:
                 f"{_host(url)} has a certificate that is not trusted "
                 f"({reason.verify_message}); --ca-file names an authority to trust"
             ) from None
-        raise UnreachableError(f"{_host(url)}: {_words(error)}") from reason
+        raise UnreachableError(f"{_host(url)}: {_words(error, reason)}") from reason
 
 
-def _words(error: httpx.TransportError) -> str:
+def _words(error: httpx.TransportError, reason: BaseException | None) -> str:
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
+    if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) and reason.strerror:
+        return reason.strerror
     return repeatable(str(error)) or "the connection broke"
 
 
