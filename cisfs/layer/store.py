@@ -73,6 +73,10 @@ def resolve_from_here(reference: str) -> Path:
         path = Path(reference)
         if path.exists() or "/" in reference:
             return path
+        try:
+            return resolve(reference)
+        except NotAVaultError as error:
+            raise NotAVaultError(f"{error}, nor a file or directory of that name here") from None
     return resolve(reference)
 
 
