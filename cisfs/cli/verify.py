@@ -115,6 +115,8 @@ def _verify_signed(args: argparse.Namespace) -> int:
         admission.require(layer.candidate, wanted, args.signature)
         report = _print_json if args.json else _print_lines
         damaged = report(args.layer, verify_sealed(layer))
+    if not damaged and not args.json:
+        print(f"{args.layer}: signed by {', '.join(args.signer)}")
     return DamageFound.exit_code if damaged else 0
 
 
