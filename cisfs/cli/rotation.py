@@ -109,4 +109,7 @@ def _report(path: Path, args: argparse.Namespace, rotated: Rotated) -> None:
         print(json.dumps(document, indent=2))
         return
     identity = f", {rotated.identity}" if rotated.identity else ""
-    print(f"rotated {path}{identity}; who was dropped cannot open it, nor what is written to it")
+    print(
+        f"rotated {path}{identity}; who was removed or dropped can open neither it nor what is "
+        "written to it"
+    )

@@ -163,9 +163,10 @@ def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: 
     if not args.quiet:
         where = os.fspath(args.output)
         layers = "1 layer" if divided.taken == 1 else f"{divided.taken} layers"
+        kept = "1 stays" if divided.kept == 1 else f"{divided.kept} stay"
         print(
             f"sealed {layers} as {where}, {divided.sealed.identity}; "
-            f"{divided.kept} stay public in {public}; next: cisfs run --layer {where} {public}"
+            f"{kept} public in {public}; next: cisfs run --layer {where} {public}"
         )
 
 

@@ -241,7 +241,7 @@ def test_a_layer_is_sealed_and_signed(tmp_path: Path, capsys: pytest.CaptureFixt
     said = json.loads(capsys.readouterr().out)
     assert said["signatures"] == [{"signer": SIGNER, "valid": True}]
     assert code("inspect", layer) == 0
-    assert f"signer {SIGNER}, valid True" in capsys.readouterr().out
+    assert f"signer {SIGNER}, valid yes" in capsys.readouterr().out
 
 
 def test_errors_are_ours(layer: Path) -> None:
