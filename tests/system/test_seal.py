@@ -540,7 +540,7 @@ def test_neither_the_seal_nor_mkfs_leaves_a_core(site: Site) -> None:
             limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
             (core,) = (line.split()[4:6] for line in limits if line.startswith("Max core"))
             if pid == process.pid or b"python" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                assert core == ["1", "1"]  # the seal, and mkfs.erofs
+                assert core[0] == "1"  # the seal, and mkfs.erofs
             else:
                 assert core[0] in ("0", "1")  # the server that shows the source
         assert len(site.processes()) == 3
