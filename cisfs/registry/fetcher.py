@@ -49,6 +49,7 @@ _LINGER = 2.0  # seconds to stay when nobody is connected any more
 _SETTLE = 5.0  # seconds between two times that what has come is made durable
 _TICK = 0.5
 _CONNECTIONS = 1024
+_MOST_UNITS = 1 << 19  # for one reader: more than all reads that a worker can put aside take
 # Failures are ours to repeat, as readers' wishes may have changed meanwhile.
 _PATIENCE = Patience(connect=5.0, idle=10.0, attempts=1, longest_wait=5.0)
 
@@ -138,8 +139,11 @@ class Service:
         except OSError as error:
             log.warning("cannot look at what is damaged: %s", error)
         waiters = [waiter for waiter in self._waiters[reader] if waiter.left]
-        waiters.append(self._plan.want(want.units, partial(_tell, reader, want.number)))
         self._waiters[reader] = waiters
+        if sum(len(waiter.left) for waiter in waiters) + len(want.units) > _MOST_UNITS:
+            self._leave(reader)  # who has given some up connects anew, and asks for the rest
+            return
+        waiters.append(self._plan.want(want.units, partial(_tell, reader, want.number)))
 
     def _leave(self, reader: socket.socket) -> None:
         for waiter in self._waiters.pop(reader):
