@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from cisfs.errors import FormatError
-from cisfs.format.sealed_geometry import SLOTS_SIZE
+from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_SIZE
 from cisfs.format.slotarea import SlotText
 from cisfs.registry import manifest as manifests
 from cisfs.registry.descriptor import EMPTY, Descriptor
@@ -93,6 +93,10 @@ def layers_in(found: Manifest | Index) -> list[PushedLayer]:
     layers = [PushedLayer(identity, tuple(parts)) for identity, parts in grouped]
     if len({each.identity for each in layers}) != len(layers) or not layers:
         raise FormatError("the sealed layers' artifact holds none, or one of them twice")
+    for each in layers:
+        sizes = [part.size for part in each.parts]
+        if len(sizes) > MOST_PARTS or sizes[0] < HEADER_SIZE or 0 in sizes:
+            raise FormatError("a sealed layer in the registry is not in parts as one is")
     return layers
 
 
