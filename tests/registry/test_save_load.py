@@ -16,6 +16,7 @@ from cisfs.cli.main import main
 from cisfs.layer import admission, store
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
+from cisfs.runtime.images import saving
 from tests.registry.harness.proxy import Proxy
 from tests.registry.test_push_pull import CANARY, here, private, push  # noqa: F401 - a fixture
 
@@ -187,6 +188,17 @@ def test_a_file_is_made_whole_or_not_at_all(front: Proxy) -> None:
     Path("app.tar").touch()
     assert main(["save", reference, "-o", "app.tar"]) == 2
     assert Path("app.tar").read_bytes() == b""
+
+
+def test_key_slots_that_come_to_belong_elsewhere_meanwhile(
+    front: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A registry answers as it likes each time."""
+    reference = f"{front.name}/team/elsewhere:1"
+    assert push(reference) == 0
+    monkeypatch.setattr(saving, "layers_in", lambda _artifact: [])
+    assert main(["save", reference, "-o", "app.tar"]) == 11
+    assert "is not the layer that the registry has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("from_environment", [False, True])

@@ -81,10 +81,10 @@ def _add_layer(
         )
     keys = find_keys(repository, identity)
     artifact = repository.described(keys.layers)
-    (layer,) = (each for each in layers_in(artifact) if each.identity == identity)
+    layer = next((each for each in layers_in(artifact) if each.identity == identity), None)
     source = BareSource(path)
     try:
-        if source.described() != layer:
+        if layer is None or source.described() != layer:
             raise FormatError(f"{path} is not the layer that the registry has")
         offset = 0
         for part in layer.parts:
