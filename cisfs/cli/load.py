@@ -87,6 +87,7 @@ def _give(args: argparse.Namespace, bundle: Bundle) -> None:
     """Give the public image to whom it is for."""
     import tempfile
 
+    from cisfs.cli.registries import engine_failures
     from cisfs.errors import UsageError
     from cisfs.registry.layout import Layout
     from cisfs.runtime.images import tools
@@ -101,7 +102,8 @@ def _give(args: argparse.Namespace, bundle: Bundle) -> None:
         with tempfile.TemporaryDirectory(prefix="cisfs-load-") as directory:
             place = Path(directory, "layout")
             bundle.store_base(Layout.create(place), "image")
-            tools.deliver(f"oci:{place}:image", f"{target}:{bundle.reference}", plain=False)
+            with engine_failures():
+                tools.deliver(f"oci:{place}:image", f"{target}:{bundle.reference}", plain=False)
 
 
 def _report(args: argparse.Namespace, bundle: Bundle, pulled: list[Pulled]) -> None:

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pull; return 0."""
     from cisfs.build.progress import Progress
-    from cisfs.cli.registries import access_of, reference_of, repository_of, show
+    from cisfs.cli.registries import access_of, engine_failures, reference_of, repository_of, show
     from cisfs.layer import store
     from cisfs.registry.pull import pull
 
@@ -87,9 +87,14 @@ def run(args: argparse.Namespace) -> int:
     if args.engine != "none":
         from cisfs.runtime.images import delivery
 
-        delivery.deliver(
-            str(reference), args.engine, store.local(), plain=args.plain_http, ca_file=args.ca_file
-        )
+        with engine_failures():
+            delivery.deliver(
+                str(reference),
+                args.engine,
+                store.local(),
+                plain=args.plain_http,
+                ca_file=args.ca_file,
+            )
     _report(args, pulled)
     return 0
 

@@ -132,9 +132,11 @@ def _rebase(args: argparse.Namespace, base: Base, layers: Sequence[Path]) -> Non
 @contextmanager
 def _base(args: argparse.Namespace, target: Repository) -> Iterator[Base]:
     """Yield the base image: in a registry, or copied to a layout, where it may lie in plain."""
+    from cisfs.cli.registries import engine_failures
     from cisfs.runtime.images import reference
 
-    name = reference.parse(args.base)
+    with engine_failures():
+        name = reference.parse(args.base)
     if name.transport == "docker":
         with _in_registry(args, name.rest.removeprefix("//"), target) as base:
             yield base
@@ -149,7 +151,8 @@ def _base(args: argparse.Namespace, target: Repository) -> Iterator[Base]:
 
     with tempfile.TemporaryDirectory(prefix="cisfs-push-") as directory:
         place = Path(directory, "layout")
-        tools.copy(str(name), place, "base")
+        with engine_failures():
+            tools.copy(str(name), place, "base")
         layout = Layout.open(place)
         found = layout.manifest(layout.find("base"))
         yield LayoutBase(layout, choose(found, layout.manifest, machine()))

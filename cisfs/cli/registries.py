@@ -71,6 +71,17 @@ def show(shown: Progress, doing: str, done: int, total: int) -> None:
 
 
 @contextmanager
+def engine_failures() -> Iterator[None]:
+    """Turn what an engine or skopeo refused into an ordinary failure: 125 is for `run`."""
+    from cisfs.errors import CisfsError, EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        raise CisfsError(str(error)) from None
+
+
+@contextmanager
 def repository_of(args: argparse.Namespace, reference: Reference) -> Iterator[Repository]:
     """Yield the repository of a reference; says what to install where HTTP is missing."""
     from cisfs.errors import UsageError
