@@ -111,7 +111,7 @@ def check_base(header: LayerHeader, diff_ids: Sequence[str]) -> None:
     if header.base not in (UNBOUND, base_of(diff_ids)):
         raise BaseMismatchError(
             f"layer {header.identity} was sealed to go on another base than the {len(diff_ids)} "
-            "layers below it here: use the image that it was made for, or seal it again from this"
+            "layers below it here: use the image that it was made for, or cisfs push --rebase"
         )
 
 
