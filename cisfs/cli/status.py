@@ -18,8 +18,9 @@ HELP = "show which layers are unlocked, mounted and used by containers"
 
 _EPILOG = """\
 LAYER is a path, or the name of a layer in /var/lib/cisfs/layers.  Without any, all that are known
-here are shown: those in that directory, those that are mounted or used by a container, and unlocked
-persistent scratches; and last the keys whose layers are elsewhere, by their ids.
+here are shown: those in that directory, those that are mounted or used by a container, and pulled
+layers and persistent scratches that are unlocked; and last the keys whose layers are elsewhere, by
+their ids.
 
 Unlocked means that "cisfs unlock" keeps the key.  A locked layer opens all the same for whoever has
 its key, and for containers if it is in the key directory, /etc/cisfs/keys.  Each user sees their

@@ -14,6 +14,7 @@ from pathlib import Path
 from cisfs.errors import CisfsError, NotAVaultError
 from cisfs.keys import keyring
 from cisfs.keys.keyring import Terms
+from cisfs.layer import lazy
 from cisfs.layer import store as layers
 from cisfs.layer.opening import key_id
 from cisfs.mount.mounted import Mounted, mounted
@@ -48,12 +49,13 @@ def of_all() -> list[Status]:
     """Return the status of all layers that are known here, and then of keys without one.
 
     Known are those in the host's directory of layers, what is mounted or used by containers, and
-    persistent scratches that are unlocked.
+    pulled layers and persistent scratches that are unlocked.
     """
     host = _Host.seen()
     unlocked = set(_unlocked())
     found = [each for path in sorted(host.known()) if (each := host.look(path)) is not None]
-    for path in _entries(STORE / SCRATCHES):
+    pulled = [each / lazy.LAYER for each in _entries(layers.local() / lazy.SEALED)]
+    for path in (*pulled, *_entries(STORE / SCRATCHES)):
         each = host.look(path)
         if each is not None and each.key in unlocked and each not in found:
             found.append(each)
