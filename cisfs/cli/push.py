@@ -28,8 +28,8 @@ sealed layers by their identities.  Any engine pulls and runs it, without what i
 sealed layers go to the same repository as artifacts that refer to it, encrypted as they are, and
 their key slots apart from them: "cisfs key add docker://IMAGE" sends a few kilobytes.
 
-BASE is docker://NAME, oci:DIRECTORY[:NAME], docker-archive:FILE or docker-daemon:NAME.  Nothing is
-sent that the registry has already.
+BASE is docker://NAME, oci:DIRECTORY[:NAME], docker-archive:FILE or docker-daemon:NAME; with
+--format ocicrypt, oci: only.  Nothing is sent that the registry has already.
 
 examples:
   cisfs push registry.example/team/app:1 --base docker-daemon:app-base:1 --layer private.cis
