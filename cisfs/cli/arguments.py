@@ -7,7 +7,10 @@ Safe anywhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+
+from cisfs.errors import CisfsError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DURATION = 3650 * 86_400
@@ -44,11 +47,20 @@ def duration(text: str) -> int | None:
 
 
 def layer(text: str) -> Path:
-    """Return the path of a vault or layer: what is named by its identity lies in the store."""
+    """Return the path of a vault or layer.
+
+    What is named by its identity lies in the store, and a name may be one in the host's directory
+    of layers; what is neither stays as it is, for the command to refuse.
+    """
     from cisfs.layer import store
 
+    path = Path(text)
     identity = store.identity_in(text)
-    return Path(text) if identity is None or Path(text).exists() else store.pulled(identity)
+    if identity is not None:
+        return path if path.exists() else store.pulled(identity)
+    with contextlib.suppress(CisfsError, OSError):
+        return store.resolve_from_here(text)
+    return path
 
 
 def workers(text: str) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cisfs.cli import verify
+from cisfs.cli import arguments, verify
 from cisfs.cli.main import main
+from cisfs.layer import store
 from cisfs.layer.vault import DEFAULT_UNIT_SIZE
 from cisfs.layer.verify import Finding
 
@@ -124,3 +125,19 @@ def test_umount_of_what_is_not_mounted_names_it(
     monkeypatch.chdir(tmp_path)
     assert main(["umount", "."]) == 17
     assert f"{tmp_path} is not a mount point" in capsys.readouterr().err
+
+
+def test_a_layer_of_the_host_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, here = tmp_path / "layers", tmp_path / "here"
+    directory.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(store, "DIRECTORY", directory)
+    (directory / "team.cis").touch()
+    assert arguments.layer("team") == directory / "team.cis"
+    Path("team").touch()
+    assert arguments.layer("team") == Path("team")
+    for neither in ("none", "./team.cis", "", "a\0b"):
+        assert arguments.layer(neither) == Path(neither)
