@@ -59,7 +59,7 @@ is no way in without the passphrase or key.  Keep a copy of it.
 
 examples:
   cisfs seal ./private-files -o private.cis
-  cisfs seal --key-file layer.key secrets.vault -o secrets.cis
+  cisfs seal --source-passphrase-file words --key-file layer.key secrets.vault -o secrets.cis
   cisfs seal --sign publisher.key ./private-files -o private.cis
   cisfs seal docker-daemon:app:1 --top 2 -o app.cis
   tar c -C private-files . | cisfs seal --key-file layer.key - -o private.cis
