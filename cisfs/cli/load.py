@@ -117,5 +117,12 @@ def _report(args: argparse.Namespace, bundle: Bundle, pulled: list[Pulled]) -> N
     elif not args.quiet:
         for each in pulled:
             print(f"{'loaded' if each.fetched else 'had'} {each.identity}")
-        if not (args.engine or args.public or bundle.has_base):
+        taker = args.engine or args.public
+        if taker:
+            print(f"gave {bundle.reference} to {taker}")
+        elif bundle.has_base:
+            print(
+                f"its public image is given to nobody: {bundle.reference}; see --engine, --public"
+            )
+        else:
             print(f"its public image is not in {args.file}: {bundle.reference}")
