@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.crypto.units import XtsCipher
-from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError, UntrustedError
+from cisfs.errors import AbsentError, FormatError, IntegrityError, UntrustedError
 from cisfs.format.presence import header_for
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
@@ -135,7 +135,7 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
 
     `header` is the start of the stored file, 4096 bytes.  One that is there already is left as it
     is.  Appears whole or not at all.  Raises FormatError and others as `LayerHeader.parse` does,
-    FormatError for one that is too large, BusyError while it is being pulled, OSError.
+    FormatError for one that is too large, OSError.
     """
     parsed = LayerHeader.parse(header[:HEADER_SIZE])
     if header_for(parsed.identity, parsed.geometry).bits > _MOST_BITS:
@@ -143,8 +143,6 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
     directory = directory_of(store, parsed.identity)
     if (directory / LAYER).exists():
         return directory / LAYER
-    if directory.exists():
-        raise BusyError(f"layer {parsed.identity} is being pulled, or was: pull it to the end")
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = directory.parent / f".{secrets.token_hex(8)}"
     new.mkdir(mode=0o711)

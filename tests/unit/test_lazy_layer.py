@@ -60,14 +60,6 @@ def test_what_is_there_already_stays(layer: Pulled, tmp_path: Path) -> None:
     close(filler)
 
 
-def test_one_that_is_being_pulled(layer: Pulled, tmp_path: Path) -> None:
-    with layer.path.open("rb") as file:
-        text = slotarea.read(file.fileno()).text
-    layer.path.rename(layer.directory / "part")
-    with pytest.raises(BusyError, match="pull it to the end"):
-        lazy.create(tmp_path / "store", layer.blob, text, Origin("x", "y", (("z", 1),)))
-
-
 def test_what_a_header_claims_is_bounded(layer: Pulled, tmp_path: Path) -> None:
     """It takes no key to make one."""
     header = LayerHeader.parse(layer.blob[:HEADER_SIZE])
