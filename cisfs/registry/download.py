@@ -7,6 +7,7 @@ that turned out wrong is empty afterwards.  One thread for each blob.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -92,11 +93,26 @@ class _Download:
         """Take over what the file begins with."""
         if not self._is_part and os.fstat(self._fd).st_size > self._blob.size:
             os.ftruncate(self._fd, 0)
-        while data := os.pread(
-            self._fd, min(_READ, self._blob.size - self._at), self._start + self._at
-        ):
+        stop = self._first_gap()
+        while data := os.pread(self._fd, min(_READ, stop - self._at), self._start + self._at):
             self._took(data)
         return self._at > 0
+
+    def _first_gap(self) -> int:
+        """How much of the blob may be there: up to a hole of the file, which has its full length.
+
+        A blob may be said to be larger than could be read in a lifetime.
+        """
+        try:
+            hole = os.lseek(self._fd, self._start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # behind the end
+                raise
+            return 0
+        status = os.fstat(self._fd)
+        if hole < status.st_size:
+            hole -= status.st_blksize  # what was written may have ended within the last block
+        return min(max(0, hole - self._start), self._blob.size)
 
     def _restart(self) -> None:
         if not self._is_part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_whole(front: Proxy, opened: Open, file: File) -> None:
     front.forget()
     repository.download(descriptor, file.fd)
     assert front.seen == []  # it was there
+
+
+@pytest.mark.parametrize("there", [0, 1, 70_000, MIB])
+def test_a_part_of_a_file_that_has_its_length(
+    front: Proxy, opened: Open, file: File, there: int
+) -> None:
+    """What was never written is not read, and what was is not sent again but for its end."""
+    repository = opened(front.name)
+    descriptor, content = pushed_blob(repository, 2 * MIB)
+    file.file.truncate(6 * MIB)
+    os.pwrite(file.fd, content[:there], MIB)
+    front.forget()
+    repository.download_part(descriptor, file.fd, MIB, file.reported.append)
+    assert file.content == bytes(MIB) + content + bytes(3 * MIB)
+    assert min(file.reported) > 0
+    assert front.sent < 2 * MIB - there + 80_000
 
 
 def test_empty(front: Proxy, opened: Open, file: File) -> None:
