@@ -15,34 +15,37 @@ from cisfs.layer import store
 _HTTP = "httpx"
 
 
-def resolve(reference: str) -> Path:
+def resolve(reference: str, policy: Path | None = None) -> Path:
     """Return the path of a layer, as `store.resolve` does; one that is not here is attached.
 
-    Raises as that does, and RegistryError, UntrustedError, FormatError, OSError.
+    `policy` is the trust policy that has to allow it, if it is not the host's.  Raises as that
+    does, and RegistryError, UntrustedError, FormatError, OSError.
     """
     try:
         return store.resolve(reference)
     except NotAVaultError:
         if not _is_remote(reference):
             raise
-    return _attached(reference)
+    return _attached(reference, policy)
 
 
 def resolve_from_here(reference: str) -> Path:
-    """The same as a user names layers; see `store.resolve_from_here`."""
+    """The same as a user names layers, by their policy; see `store.resolve_from_here`."""
     try:
         return store.resolve_from_here(reference)
     except NotAVaultError:
         if not _is_remote(reference):
             raise
-    return _attached(reference)
+    from cisfs.layer import admission
+
+    return _attached(reference, admission.named_by_environment())
 
 
 def _is_remote(reference: str) -> bool:
     return "@" in reference and store.identity_in(reference) is not None
 
 
-def _attached(reference: str) -> Path:
+def _attached(reference: str, policy: Path | None) -> Path:
     import importlib.util
 
     if importlib.util.find_spec(_HTTP) is None:
@@ -62,7 +65,7 @@ def _attached(reference: str) -> Path:
     access = Access()
     with open_repository(Reference.parse(name), access) as repository:
         keys = find_keys(repository, identity)
-        admission.load().check(identity, keys.text.signatures, repository.name)
+        admission.load(policy).check(identity, keys.text.signatures, repository.name)
         layer = find_layer(repository, identity, keys)
         with repository.open_range(layer.parts[0], 0, HEADER_SIZE) as pieces:
             header = b"".join(pieces)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.layer.admission import named_by_environment
 from cisfs.registry.attach import resolve, resolve_from_here
 from cisfs.runtime import engine, environment, isolation
 from cisfs.runtime.images.config import ImageConfig, arguments
@@ -86,7 +87,8 @@ def check(options: Options, rootfs: Path, image: ImageConfig, store: Path) -> Re
     if asked.scratch and options.scratch is None and not (options.read_only or options.strict):
         options = replace(options, scratch=parse(asked.scratch))
     options = settled(options)
-    layers = list(map(resolve_from_here, options.layers)) or list(map(resolve, asked.layers))
+    layers = list(map(resolve_from_here, options.layers))
+    layers = layers or [resolve(layer, named_by_environment()) for layer in asked.layers]
     words = arguments(image, options.entrypoint, options.arguments)
     if not words:
         raise EngineError(f"no command given, and image {options.image} names none")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cisfs.cli.main import main
-from cisfs.errors import NotAVaultError, NotFoundError
+from cisfs.errors import NotAVaultError, NotFoundError, UntrustedError
 from cisfs.format.sealed import base_of, check_base
 from cisfs.keys.slots import slot_id
 from cisfs.layer import keyslots, lazy, store
@@ -203,6 +203,11 @@ def test_a_policy_is_asked_before_anything_is_stored(
     private("policy.toml", b"[default]\nallow = false\n")
     monkeypatch.setenv("CISFS_POLICY", "policy.toml")
     assert main(["pull", reference]) == 21
+    named = f"{front.name}/policy/app@{describe(Path('private.cis'))['identity']}"
+    with pytest.raises(UntrustedError, match="forbids it"):
+        attach.resolve_from_here(named)
+    with pytest.raises(UntrustedError, match="forbids it"):
+        attach.resolve(named, Path("policy.toml"))
     assert not (store.local() / "sealed").exists()
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.layer.admission import named_by_environment
 from cisfs.registry.attach import resolve, resolve_from_here
 from cisfs.runtime.environment import LAYERS_VARIABLE, SCRATCH_VARIABLE, split
 from cisfs.runtime.images.reference import transport_of
@@ -54,7 +55,8 @@ def places(options: Options) -> list[Path]:
     Raises UsageError, NotAVaultError for those that are nowhere.
     """
     if not options.layers:
-        return [resolve(layer) for layer in split(options.environment).layers]
+        named = split(options.environment).layers
+        return [resolve(layer, named_by_environment()) for layer in named]
     paths = list(map(resolve_from_here, options.layers))
     for path in paths:
         if not path.exists():

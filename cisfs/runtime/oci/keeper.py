@@ -116,7 +116,7 @@ def _mount(task: Task, undo: ExitStack) -> tuple[Stack, Sequence[Holding]]:
         store=task.store,
         options=MountOptions(read_only=True, log_file=task.place.log, home=task.home, fetch=become),
     )
-    paths = list(map(resolve, task.layers))
+    paths = [resolve(layer, task.policy) for layer in task.layers]
     for path in paths:
         attendance.begin(path, plan.options)
     # Not what the environment says: it is the engine's, and may be what that is told by others.
