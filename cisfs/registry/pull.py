@@ -22,6 +22,7 @@ from cisfs.errors import BusyError, FormatError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
+from cisfs.layer.sealed_file import stored
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
 from cisfs.registry.found import find_keys, find_layer
@@ -53,7 +54,7 @@ def pull(
     access: Access,
     progress: Progress | None = None,
 ) -> list[Pulled]:
-    """Pull sealed layers; what is there already gets the key slots that the registry has now.
+    """Pull sealed layers; what came from this repository before gets the key slots it has now.
 
     Raises RegistryError, FormatError, BusyError while another pulls one of them, OSError.
     """
@@ -66,8 +67,7 @@ def pull(
             layer = find_layer(repository, identity, keys)
             directory = place(store, identity)
             path = directory / LAYER
-            if path.exists():  # whole or in part, it must not get older key slots
-                renew_slots(path, keys.text)
+            text = _slots(directory, repository, keys.text) if path.exists() else keys.text
             is_here = path.exists() and not lazy.is_partial(path)
             pulled.append(Pulled(identity, path, not is_here))
             if is_here:
@@ -75,11 +75,24 @@ def pull(
             fd = undo.enter_context(_claimed(directory))
             jobs += _jobs(repository, layer, fd)
             source = origin_of(repository, layer, access)
-            fetched.append(_Fetched(directory, fd, identity, keys.text, source))
+            if path.exists():  # in part, and it stays that repository's
+                source = Origin.read(directory)
+            fetched.append(_Fetched(directory, fd, identity, text, source))
         transfer(jobs, progress)
         for each in fetched:
             each.take_place()
     return pulled
+
+
+def _slots(directory: Path, repository: Repository, found: SlotText) -> SlotText:
+    """Return the key slots of a layer that is here, whole or in part, from now on.
+
+    Only the repository that it came from renews them: another may have junk in their place.
+    """
+    source, session = Origin.read(directory), repository.session
+    if (source.registry, source.repository) == (session.registry, session.repository):
+        return renew_slots(directory / LAYER, found)
+    return stored(directory / LAYER)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +143,15 @@ def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
     return jobs
 
 
-def renew_slots(path: Path, text: SlotText) -> None:
-    """Give a layer that is here the key slots that the registry has.
+def renew_slots(path: Path, text: SlotText) -> SlotText:
+    """Give a layer that is here the key slots that the registry has; returns them.
 
     Whoever opens it checks whether they are authentic.  Raises WrongContentError if they are older
     than those that it has, FormatError, OSError.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        slotarea.update(fd, partial(_newer, text))
+        return slotarea.update(fd, partial(_newer, text))
     finally:
         os.close(fd)
 

@@ -21,6 +21,7 @@ from cisfs.format.wants import Want, parse_here
 from cisfs.layer import lazy
 from cisfs.layer.filling import claim
 from cisfs.layer.presence import opened
+from tests.mount.harness.processes import wait_until
 from tests.registry.harness.faults import Answer, Fault, Rule
 from tests.registry.harness.modern import ModernRegistry
 from tests.registry.harness.proxy import Proxy
@@ -198,6 +199,8 @@ def test_refusals_are_logged_once_and_outlasted(
     modern_front.rules = [Rule(GET, Answer(status, [], b"no"), times=4)]
     fetcher = start()
     fetcher.get(range(3))
+    # The reader is answered first, and then it is logged that fetching goes on.
+    wait_until(lambda: "goes on" in fetcher.log.read_text(), "it is logged")
     lines = fetcher.log.read_text().splitlines()
     assert len(lines) == 2
     assert "cannot fetch what is missing" in lines[0]

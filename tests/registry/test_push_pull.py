@@ -19,6 +19,7 @@ from cisfs.format.sealed import base_of, check_base
 from cisfs.keys.slots import slot_id
 from cisfs.layer import keyslots, lazy, store
 from cisfs.layer.opening import describe, master_key
+from cisfs.layer.origin import Origin
 from cisfs.layer.sealed_file import stored
 from cisfs.layer.sealing import StoredImage, seal_image
 from cisfs.registry import artifacts, attach
@@ -228,6 +229,28 @@ def test_a_layer_is_attached_where_a_pull_broke_off(front: Proxy, opened: Open) 
     assert main(["pull", reference]) == 0
     assert path.read_bytes() == Path("private.cis").read_bytes()
     assert sorted(each.name for each in path.parent.iterdir()) == ["layer.cis", "source.json"]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("attached", [False, True])
+def test_key_slots_are_renewed_from_where_the_layer_came_from_only(
+    front: Proxy, attached: bool
+) -> None:
+    reference, other = (f"{front.name}/{name}{attached:d}/app:1" for name in ("own", "junk"))
+    assert push(reference) == 0
+    assert push(other) == 0
+    identity = str(describe(Path("private.cis"))["identity"])
+    add = ["key", "add", "-r", "ann.key.pub", "--key-file", "private.key"]
+    assert main([*add, f"docker://{other}"]) == 0
+    path = store.pulled(identity)
+    if attached:
+        attach.resolve(f"{reference.removesuffix(':1')}@{identity}")
+    else:
+        assert main(["pull", reference]) == 0
+    assert main(["pull", other]) == 0
+    assert len(keyslots.slots(path)) == 1
+    assert Origin.read(path.parent).repository == f"own{attached:d}/app"
+    assert main(["verify", str(path), "--key-file", "private.key"]) == 0
 
 
 @pytest.mark.usefixtures("here")
