@@ -155,7 +155,8 @@ def test_while_the_registry_is_away_what_is_here_can_be_read(lab: LazyLab) -> No
     lab.log.expect("nor has it come within 2 s")
     lab.log.allow("cannot fetch what is missing|fetching goes on")
     assert len(lab.log.having("nor has it come")) <= 3
-    assert len(lab.log.having("cannot fetch")) == 1
+    # Once, and again by each of the fetcher's threads whose try ends when another's has succeeded.
+    assert 1 <= len(lab.log.having("cannot fetch")) <= 5
 
 
 def test_a_read_outlasts_a_short_absence(lab: LazyLab) -> None:
