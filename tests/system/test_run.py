@@ -587,7 +587,10 @@ def test_a_command_that_a_signal_ends(site: Site) -> None:
     """PID 1 cannot be killed from inside, so the host does it here, as an OOM killer would."""
     with site.start("echo up; exec sleep 1000") as process:
         wait_for_line(process, b"up")
-        (victim,) = (pid for pid in processes(site.marker) if command(pid) == b"sleep")
+        victims: list[int] = []
+        while not victims:  # the shell has said so, and is about to become sleep
+            victims = [pid for pid in processes(site.marker) if command(pid) == b"sleep"]
+        (victim,) = victims
         os.kill(victim, signal.SIGKILL)
         assert process.wait(PATIENCE) == 137
 
