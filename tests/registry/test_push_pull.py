@@ -142,7 +142,11 @@ def test_what_is_there_is_not_sent_again(front: Proxy) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_recipients_come_and_go_without_the_data(front: Proxy) -> None:
+def test_recipients_come_and_go_without_the_data(
+    front: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In as many parts as 1 GiB has, of which the manifest tells."""
+    monkeypatch.setattr(artifacts, "PART", MIB // 8)
     reference = f"{front.name}/keys/app:1"
     assert push(reference) == 0
     for words in (
