@@ -126,7 +126,7 @@ class SlotAreas:
         if is_marked:
             with suppress(FormatError):
                 return cls(SlotText.parse(second), is_marked)
-        elif any(data[SLOTS_SIZE:]):
+        elif data[SLOTS_SIZE:] != bytes(AREAS_SIZE - SLOTS_SIZE):
             raise FormatError("reserved area damaged: it is not zero")
         return cls(SlotText.parse(first), is_marked)
 

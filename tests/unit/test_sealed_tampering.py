@@ -122,7 +122,8 @@ def test_a_key_slot_altered_under_a_fitting_checksum_does_not_open(few: Target) 
 def test_a_bit_in_any_byte_of_the_padding_is_noticed(few: Target) -> None:
     """Byte by byte without a file around them, and a few of them in the file."""
     assert_each_byte_matters(SlotText.parse, few.stored[4096:65536])
-    assert_each_byte_matters(SlotAreas.parse, few.stored[4096:131072])
+    areas = few.stored[4096:131072]
+    assert_each_byte_matters(lambda rest: SlotAreas.parse(areas[:61440] + rest), areas[61440:])
     for at in [*range(4096, 131072, 127), 65535, 65536, 131071]:
         few.flip(at, at % 8)
         assert type(few.refusal()) is FormatError, f"byte {at}"

@@ -38,11 +38,15 @@ Facts = dict[bytes, tuple[object, ...]]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    gc.collect()  # what earlier tests left to it
     before = len(os.listdir("/proc/self/fd"))
     yield
-    gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage() -> None:
+    """What earlier tests left to the collector is not to be closed in the midst of one of these."""
+    gc.collect()
 
 
 @pytest.fixture
