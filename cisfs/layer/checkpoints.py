@@ -19,7 +19,8 @@ from cisfs.errors import FormatError
 from cisfs.format.rotation import LAYER_RECORD_SIZE, LayerRecord
 from cisfs.format.sealed_geometry import SLOTS_OFFSET, UNITS_OFFSET, LayerGeometry
 from cisfs.layer.forked import share_out
-from cisfs.layer.sealing import BATCH, batch_count, write_at
+from cisfs.layer.sealing import BATCH, batch_count
+from cisfs.layer.writing import write_at
 
 
 class Checkpoints:

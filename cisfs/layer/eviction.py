@@ -21,6 +21,8 @@ from cisfs.layer import lazy, origin, presence
 from cisfs.layer.fallocate import punch
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.presence import Presence
+from cisfs.layer.store import LAYER, SEALED
+from cisfs.layer.writing import sync_directory
 
 _BLOCK = 512  # bytes that stat(2) counts in
 _AT_ONCE = 1024  # units
@@ -51,7 +53,7 @@ def evict(store: Path, limit: int) -> int:
 
 def _pulled(store: Path) -> Iterator[_Pulled]:
     """The layers that can be fetched again."""
-    for path in (store / lazy.SEALED).glob(f"sha256:*/{lazy.LAYER}"):
+    for path in (store / SEALED).glob(f"sha256:*/{LAYER}"):
         with suppress(CisfsError, OSError):
             origin.Origin.read(path.parent)
             used = (path.parent / origin.NAME).stat().st_mtime_ns
@@ -99,7 +101,7 @@ def _presence(path: Path, header: LayerHeader) -> Presence:
         new.unlink(missing_ok=True)
         lazy.write_presence(new, header, full=True)
         new.rename(place)
-        lazy.sync_directory(path.parent)
+        sync_directory(path.parent)
     return presence.opened(path.parent)
 
 

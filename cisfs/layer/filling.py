@@ -7,7 +7,6 @@ for each layer (`claim`); its threads may use a Filler at the same time.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -19,9 +18,10 @@ from cisfs.errors import BusyError, IntegrityError
 from cisfs.format.presence import bit_of_block
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, TREE_BLOCK_SIZE, LayerGeometry
-from cisfs.layer import lazy
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.presence import opened
+from cisfs.layer.store import LAYER
+from cisfs.layer.writing import write_at
 
 _CLUSTER = 64  # blocks of the tree that are fetched together: they vouch for 8192 units
 _SMALL_TREE = 256  # blocks of a tree that is fetched as a whole
@@ -39,11 +39,11 @@ class Filler:
         """
         self.name = directory.name
         self.claimed = claimed
-        self.fd = os.open(directory / lazy.LAYER, os.O_RDWR | os.O_CLOEXEC)
+        self.fd = os.open(directory / LAYER, os.O_RDWR | os.O_CLOEXEC)
         self.presence = opened(directory)
         self.header = LayerHeader.parse(os.pread(self.fd, HEADER_SIZE, 0))
         if self.header.identity != directory.name:
-            raise IntegrityError(f"{directory / lazy.LAYER} is another layer: pull it again")
+            raise IntegrityError(f"{directory / LAYER} is another layer: pull it again")
         self.geometry: LayerGeometry = self.header.geometry
         self._tree = HashTree(self.fd, self.geometry, self.header.root)
         self._lock = threading.Lock()  # over the tree
@@ -89,7 +89,7 @@ class Filler:
                     continue
                 if block_hash(found[block]) != expected:
                     raise IntegrityError(f"block {block} of the hash tree is wrong")
-                _write(self.fd, found[block], self.geometry.block_offset(block))
+                write_at(self.fd, found[block], self.geometry.block_offset(block))
                 self._add(bit_of_block(self.geometry, block))
 
     def _expected(self, block: int) -> bytes | None:
@@ -136,7 +136,7 @@ class Filler:
             expected = self._tree.unit_hash(unit)
         if len(cipher) != self.geometry.unit_length(unit) or unit_hash(cipher) != expected:
             raise IntegrityError(f"unit {unit} is wrong")
-        _write(self.fd, cipher, self.geometry.unit_offset(unit))
+        write_at(self.fd, cipher, self.geometry.unit_offset(unit))
         self._add(unit)
 
     def doubt(self, units: range) -> None:
@@ -197,12 +197,3 @@ def runs(numbers: Iterable[int]) -> list[range]:
         else:
             runs.append(range(number, number + 1))
     return runs
-
-
-def _write(fd: int, data: Bytes, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        if not written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        rest, offset = rest[written:], offset + written

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -28,17 +27,17 @@ from cisfs.errors import AbsentError, FormatError, IntegrityError, UntrustedErro
 from cisfs.format.presence import header_for
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
+from cisfs.format.signatures import is_identity
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import origin, presence
 from cisfs.layer.image_reader import ImageReader, ReadLayer
 from cisfs.layer.origin import Origin
 from cisfs.layer.presence import Presence
+from cisfs.layer.store import LAYER, directory_of
+from cisfs.layer.writing import sync_directory
 
-SEALED = "sealed"  # in the store
-LAYER = "layer.cis"
 SOCKET = "fetch"
 _MOST_BITS = 1 << 30  # of units and blocks: 64 TiB with units of 64 KiB, and 256 MiB of files here
-_IDENTITY = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,6 @@ class PartialLayer:
     def close(self) -> None:
         """Close this process's descriptor.  Raises OSError."""
         os.close(self.fd)
-
-
-def directory_of(store: Path, identity: str) -> Path:
-    """Return where in `store` the layer of an identity is, or would be.  Raises ValueError."""
-    if not _IDENTITY.fullmatch(identity):
-        raise ValueError(f"identity {identity!r}")
-    return store / SEALED / identity
 
 
 def is_partial(path: Path) -> bool:
@@ -159,15 +151,6 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
     return directory / LAYER
 
 
-def sync_directory(directory: Path) -> None:
-    """Make what has happened to the names in a directory durable.  Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _rename(source: Path, target: Path) -> None:
     try:
         source.rename(target)
@@ -203,7 +186,7 @@ def write_presence(path: Path, layer: LayerHeader, *, full: bool = False) -> Non
 
 
 def _is_stored(path: Path) -> bool:
-    return path.name == LAYER and _IDENTITY.fullmatch(path.parent.name) is not None
+    return path.name == LAYER and is_identity(path.parent.name)
 
 
 def _is_ours(directory: Path) -> bool:

@@ -20,6 +20,7 @@ from cisfs.keys.credentials import Opener
 from cisfs.layer import slotarea
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.wholefile import whole_file
+from cisfs.layer.writing import write_all
 
 _PIECE = 1 << 27  # bytes that the kernel copies in one call, so that a signal is not long in coming
 
@@ -42,7 +43,7 @@ def rebase(
         slots = replace(text, signatures=()).pack().ljust(AREAS_SIZE, b"\0")
         with whole_file(where, replace=True) as fd:
             _keep_attributes(layer.fd, fd)
-            _write(fd, header.pack() + slots)
+            write_all(fd, header.pack() + slots)
             _copy(layer.fd, fd, SLOTS_OFFSET + AREAS_SIZE)
     finally:
         layer.close()
@@ -53,11 +54,6 @@ def _keep_attributes(source: int, target: int) -> None:
     status = os.fstat(source)
     os.fchown(target, status.st_uid, status.st_gid)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def _copy(source: int, target: int, start: int) -> None:

@@ -31,7 +31,8 @@ from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.partial import Partial, claimed_file, partial_file
 from cisfs.layer.rotation_request import Request, Rotated, naming_full_disks
 from cisfs.layer.sealed import SealedLayer
-from cisfs.layer.sealing import BATCH, Sealing, batch_count, empty_leaves, packed_slots, write_at
+from cisfs.layer.sealing import BATCH, Sealing, batch_count, empty_leaves, packed_slots
+from cisfs.layer.writing import write_at
 
 CHECKPOINT = 256 << 20  # bytes of the image, at least, between two records
 

@@ -33,6 +33,7 @@ from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import build_tree
 from cisfs.layer.sealed import slots_mac
 from cisfs.layer.wholefile import whole_file
+from cisfs.layer.writing import write_at
 
 DEFAULT_UNIT_SIZE = 64 * 1024
 BATCH = 1 << 20  # bytes of whole units that a worker takes at a time; more leave the CPU's cache
@@ -175,13 +176,3 @@ class Sealing:
 def batch_count(size: int) -> int:
     """How many batches `size` bytes of an image are."""
     return -(-size // BATCH)
-
-
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data`; a short write is the full disk's way of saying ENOSPC."""
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        if not written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        rest, offset = rest[written:], offset + written

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cisfs.layer.writing import sync_directory, write_all
+
 
 class Publisher:
     """Gives a finished file its name."""
@@ -23,7 +25,7 @@ class Publisher:
         """Make it durable, and have it replace what is at `path`."""
         os.fsync(self._fd)
         self._temporary.rename(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 @contextmanager
@@ -41,20 +43,5 @@ def durable(directory: Path) -> Iterator[tuple[int, Publisher]]:
 def replace_file(path: Path, content: bytes) -> None:
     """Have a small file at `path` be of that content, durably.  Raises OSError."""
     with durable(path.parent) as (fd, publish):
-        write(fd, content)
+        write_all(fd, content)
         publish(path)
-
-
-def write(fd: int, data: bytes) -> None:
-    """Write all of `data`.  Raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

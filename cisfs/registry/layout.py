@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cisfs.errors import FormatError, UsageError
+from cisfs.layer.writing import write_all
 from cisfs.registry import manifest as forms
 from cisfs.registry.descriptor import Descriptor, short
 from cisfs.registry.documents import Json, parse_object
-from cisfs.registry.durable import durable, replace_file, write
+from cisfs.registry.durable import durable, replace_file
 from cisfs.registry.manifest import Index, Manifest
 from cisfs.registry.reference import is_digest
 
@@ -137,7 +138,7 @@ class Layout:
                 size += len(piece)
                 if expected is not None and size > expected.size:
                     raise self._wrong(expected, f"is longer than {expected.size} bytes")
-                write(fd, piece)
+                write_all(fd, piece)
             found = Descriptor(media_type, f"sha256:{digest.hexdigest()}", size)
             if expected is not None and (found.digest, size) != (expected.digest, expected.size):
                 raise self._wrong(expected, "has another content than its name says")

@@ -23,14 +23,17 @@ from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.layer.sealed_file import stored
+from cisfs.layer.store import LAYER, directory_of
+from cisfs.layer.writing import sync_directory
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
+from cisfs.registry.durable import replace_file
 from cisfs.registry.found import find_keys, find_layer
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
 from cisfs.registry.transfer import Job, Progress, transfer
 
-LAYER, PART = "layer.cis", "part"
+PART = "part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,6 @@ class Pulled:
     identity: str
     path: Path
     fetched: bool
-
-
-def place(store: Path, identity: str) -> Path:
-    """Return the directory of a pulled layer."""
-    return store / "sealed" / identity
 
 
 def pull(
@@ -65,7 +63,7 @@ def pull(
         for identity in identities:
             keys = find_keys(repository, identity)
             layer = find_layer(repository, identity, keys)
-            directory = place(store, identity)
+            directory = directory_of(store, identity)
             path = directory / LAYER
             text = _slots(directory, repository, keys.text) if path.exists() else keys.text
             is_here = path.exists() and not lazy.is_partial(path)
@@ -108,11 +106,11 @@ class _Fetched:
     def take_place(self) -> None:
         """Give it its key slots and its name."""
         complete(self.fd, self.identity, self.text)
-        _note(self.directory, self.source)
+        replace_file(self.directory / origin.NAME, self.source.pack())
         os.rename(self.directory / PART, self.directory / LAYER)
         # Of one that was attached before: who has it mounted goes on with what they have open.
         (self.directory / presence.NAME).unlink(missing_ok=True)
-        _sync(self.directory)
+        sync_directory(self.directory)
 
 
 def install(
@@ -210,17 +208,3 @@ def _is_ours(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except (BlockingIOError, FileNotFoundError):
         return False
-
-
-def _note(directory: Path, source: Origin) -> None:
-    temporary = directory / f"{origin.NAME}.new"
-    temporary.write_bytes(source.pack())
-    temporary.rename(directory / origin.NAME)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

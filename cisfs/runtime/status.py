@@ -14,7 +14,6 @@ from pathlib import Path
 from cisfs.errors import CisfsError, NotAVaultError
 from cisfs.keys import keyring
 from cisfs.keys.keyring import Terms
-from cisfs.layer import lazy
 from cisfs.layer import store as layers
 from cisfs.layer.opening import key_id
 from cisfs.mount.mounted import Mounted, mounted
@@ -54,7 +53,7 @@ def of_all() -> list[Status]:
     host = _Host.seen()
     unlocked = set(_unlocked())
     found = [each for path in sorted(host.known()) if (each := host.look(path)) is not None]
-    pulled = [each / lazy.LAYER for each in _entries(layers.local() / lazy.SEALED)]
+    pulled = [each / layers.LAYER for each in _entries(layers.local() / layers.SEALED)]
     for path in (*pulled, *_entries(STORE / SCRATCHES)):
         each = host.look(path)
         if each is not None and each.key in unlocked and each not in found:

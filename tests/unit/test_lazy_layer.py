@@ -19,6 +19,7 @@ from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
 from cisfs.layer.sealed_verify import verify_sealed
+from cisfs.layer.store import LAYER
 from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, flip, pulled
 
@@ -79,7 +80,7 @@ def test_a_damaged_source(layer: Pulled, text: bytes) -> None:
 
 def test_other_layers_are_not_taken_for_ones_of_a_store(tmp_path: Path) -> None:
     """A file may be called `present` anywhere."""
-    path = tmp_path / lazy.LAYER
+    path = tmp_path / LAYER
     layers.seal(path, layers.image(UNIT))
     (tmp_path / presence.NAME).write_bytes(b"a present")
     assert not lazy.is_partial(path)

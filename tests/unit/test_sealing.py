@@ -18,7 +18,7 @@ from cisfs.format.slotarea import SlotText
 from cisfs.keys import slots
 from cisfs.keys.credentials import Passphrase
 from cisfs.keys.slots import open_slots
-from cisfs.layer import fallocate, sealing
+from cisfs.layer import fallocate, sealing, writing
 from cisfs.layer.sealed import describe
 from cisfs.layer.sealing import BATCH, StoredImage, seal_image
 from tests.unit import layers
@@ -243,7 +243,7 @@ FAILURES = {
 def test_a_worker_that_fails_leaves_nothing(
     output: Path, what: str, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sealing.write_at
+    real = writing.write_at
 
     def failing(fd: int, data: bytes | memoryview, offset: int) -> None:
         if offset > 131072 + MIB:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, FormatError
+from cisfs.layer.writing import write_all
 from cisfs.registry.ocicrypt import payload
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _decode(told: payload.Payload, offered: Sequence[Identity | Credential]) -> 
     try:
         with decrypt_layer(told.layer, fd, offered) as layer:
             for piece in layer.pieces():
-                _write(sys.stdout.fileno(), piece)
+                write_all(sys.stdout.fileno(), piece)
     finally:
         os.close(fd)
 
@@ -102,17 +103,11 @@ def _spooled(source: int, size: int) -> int:
             left -= len(piece)
             if left < 0:
                 raise FormatError(f"more than the layer's {size} bytes came in")
-            _write(fd, piece)
+            write_all(fd, piece)
     except BaseException:
         os.close(fd)
         raise
     return fd
-
-
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def _parser() -> argparse.ArgumentParser:

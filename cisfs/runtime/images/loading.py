@@ -7,7 +7,6 @@ layers gets into the store.  One thread; any number of processes.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,14 @@ from cisfs.errors import FormatError, UsageError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer.lazy import is_partial
 from cisfs.layer.origin import Origin
+from cisfs.layer.store import LAYER, directory_of
+from cisfs.layer.writing import write_at
 from cisfs.registry import artifacts, image, manifest
 from cisfs.registry.artifacts import IDENTITY, KEYS_ARTIFACT, PushedLayer
 from cisfs.registry.descriptor import Descriptor, digest_of, short
 from cisfs.registry.layout import MARKER, NAME_ANNOTATION, Layout
 from cisfs.registry.manifest import Index, Manifest
-from cisfs.registry.pull import LAYER, Pulled, install, place, renew_slots
+from cisfs.registry.pull import Pulled, install, renew_slots
 from cisfs.registry.reference import Reference
 from cisfs.runtime.images.files import File, Files
 
@@ -68,7 +69,10 @@ class Bundle:
         """
         for layer in self._layers:
             check(layer.pushed.identity, layer.text)
-        return [self._loaded(layer, place(store, layer.pushed.identity)) for layer in self._layers]
+        return [
+            self._loaded(layer, directory_of(store, layer.pushed.identity))
+            for layer in self._layers
+        ]
 
     @property
     def has_base(self) -> bool:
@@ -104,7 +108,7 @@ class Bundle:
         offset = 0
         for part in layer.parts:
             for piece in self._pieces(part):
-                _write_at(fd, piece, offset)
+                write_at(fd, piece, offset)
                 offset += len(piece)
 
     def _layer(self, identity: str) -> _Layer:
@@ -160,13 +164,6 @@ class Bundle:
         except FormatError:
             return False
         return True
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        rest, offset = rest[written:], offset + written
 
 
 def _place(digest: str) -> str:

@@ -7,7 +7,6 @@ takes nothing but sealed layers.  Source: OCI image-spec, image-layout.md.  One 
 
 from __future__ import annotations
 
-import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from tarfile import TarInfo
 
 from cisfs.errors import FormatError, UsageError
 from cisfs.layer.lazy import is_partial
+from cisfs.layer.writing import write_all
 from cisfs.registry.artifacts import layers_in
 from cisfs.registry.bare import BareSource
 from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
@@ -144,6 +144,4 @@ class _Archive:
         self._write(bytes(2 * _BLOCK))
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        write_all(self._fd, data)
