@@ -21,7 +21,7 @@ from cisfs.layer import lazy, origin, presence
 from cisfs.layer.fallocate import punch
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.presence import Presence
-from cisfs.layer.store import LAYER, SEALED
+from cisfs.layer.pulled import LAYER, SEALED
 from cisfs.layer.writing import sync_directory
 
 _BLOCK = 512  # bytes that stat(2) counts in

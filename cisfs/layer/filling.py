@@ -20,7 +20,7 @@ from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, TREE_BLOCK_SIZE, LayerGeometry
 from cisfs.layer.hashtree import HashTree
 from cisfs.layer.presence import opened
-from cisfs.layer.store import LAYER
+from cisfs.layer.pulled import LAYER
 from cisfs.layer.writing import write_at
 
 _CLUSTER = 64  # blocks of the tree that are fetched together: they vouch for 8192 units

@@ -33,7 +33,7 @@ from cisfs.layer import origin, presence
 from cisfs.layer.image_reader import ImageReader, ReadLayer
 from cisfs.layer.origin import Origin
 from cisfs.layer.presence import Presence
-from cisfs.layer.store import LAYER, directory_of
+from cisfs.layer.pulled import LAYER, directory_of
 from cisfs.layer.writing import sync_directory
 
 SOCKET = "fetch"

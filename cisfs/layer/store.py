@@ -13,12 +13,11 @@ import re
 from pathlib import Path
 
 from cisfs.errors import NotAVaultError, UsageError
-from cisfs.format.signatures import is_identity
 from cisfs.layer.opening import SUFFIX
+from cisfs.layer.pulled import LAYER, directory_of
 
 SYSTEM = Path("/var/lib/cisfs")
 DIRECTORY = SYSTEM / "layers"
-SEALED, LAYER = "sealed", "layer.cis"
 _IDENTITY = re.compile(r"(?:.*@)?(sha256:[0-9a-f]{64})")
 
 
@@ -37,13 +36,6 @@ def identity_in(reference: str) -> str | None:
     """
     found = _IDENTITY.fullmatch(reference)
     return found[1] if found is not None else None
-
-
-def directory_of(store: Path, identity: str) -> Path:
-    """Return where in `store` the layer of an identity is, or would be.  Raises ValueError."""
-    if not is_identity(identity):
-        raise ValueError(f"identity {identity!r}")
-    return store / SEALED / identity
 
 
 def pulled(identity: str) -> Path:

@@ -22,8 +22,8 @@ from cisfs.errors import BusyError, FormatError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
+from cisfs.layer.pulled import LAYER, directory_of
 from cisfs.layer.sealed_file import stored
-from cisfs.layer.store import LAYER, directory_of
 from cisfs.layer.writing import sync_directory
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete

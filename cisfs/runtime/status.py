@@ -16,6 +16,7 @@ from cisfs.keys import keyring
 from cisfs.keys.keyring import Terms
 from cisfs.layer import store as layers
 from cisfs.layer.opening import key_id
+from cisfs.layer.pulled import LAYER, SEALED
 from cisfs.mount.mounted import Mounted, mounted
 from cisfs.runtime import usage
 from cisfs.runtime.store import SCRATCHES, STORE
@@ -53,7 +54,7 @@ def of_all() -> list[Status]:
     host = _Host.seen()
     unlocked = set(_unlocked())
     found = [each for path in sorted(host.known()) if (each := host.look(path)) is not None]
-    pulled = [each / layers.LAYER for each in _entries(layers.local() / layers.SEALED)]
+    pulled = [each / LAYER for each in _entries(layers.local() / SEALED)]
     for path in (*pulled, *_entries(STORE / SCRATCHES)):
         each = host.look(path)
         if each is not None and each.key in unlocked and each not in found:

@@ -18,8 +18,8 @@ from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
+from cisfs.layer.pulled import LAYER
 from cisfs.layer.sealed_verify import verify_sealed
-from cisfs.layer.store import LAYER
 from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, flip, pulled
 

@@ -17,7 +17,7 @@ from cisfs.errors import FormatError, UsageError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer.lazy import is_partial
 from cisfs.layer.origin import Origin
-from cisfs.layer.store import LAYER, directory_of
+from cisfs.layer.pulled import LAYER, directory_of
 from cisfs.layer.writing import write_at
 from cisfs.registry import artifacts, image, manifest
 from cisfs.registry.artifacts import IDENTITY, KEYS_ARTIFACT, PushedLayer

@@ -1,0 +1,20 @@
+"""Where in a store the layers are that were pulled: STORE/sealed/sha256:HEX/layer.cis.
+
+Does not look whether anything is there, nor which store it is.  Pure; safe anywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cisfs.format.signatures import is_identity
+
+SEALED = "sealed"  # in the store
+LAYER = "layer.cis"
+
+
+def directory_of(store: Path, identity: str) -> Path:
+    """Return where in `store` the layer of an identity is, or would be.  Raises ValueError."""
+    if not is_identity(identity):
+        raise ValueError(f"identity {identity!r}")
+    return store / SEALED / identity
