@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -26,7 +24,7 @@ from cisfs.keys.jwe import JweIdentity, decrypt, encrypt
 from cisfs.keys.keypairs import PrivateKey, PublicKey
 from cisfs.keys.private_files import identities_in as any_identities_in
 from cisfs.keys.slots import open_slots
-from tests.fuzz.test_parsers import value_or_our_error
+from tests.fuzz.test_parsers import Parser, value_or_our_error
 from tests.unit.age_files import scrypt_file
 from tests.unit.test_age import PUBLIC, SECRET
 from tests.unit.test_key_encodings import certificate, private_jwk
@@ -67,7 +65,7 @@ def age_of_words(data: bytes) -> object:
 
 SPKI = EC.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 DER = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+PARSERS: dict[str, Parser] = {
     "public PEM": (public, SPKI),
     "public DER": (public, DER),
     "public JWK": (public, RECIPIENTS[1].jwk.encode()),
@@ -86,34 +84,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "age": (age, b64decode(str(AgeRecipient(PUBLIC).wrap(b"it")["wrapped"]))),
     "age of words": (age_of_words, scrypt_file(b"it", b"words", 1)),
 }
-EACH = pytest.mark.parametrize("name", PARSERS)
 MANY = settings(max_examples=100)
-
-
-@EACH
-def test_what_is_valid_is_taken(name: str) -> None:
-    parse, valid = PARSERS[name]
-    parse(valid)
-
-
-@EACH
-@MANY
-@given(data=st.binary(max_size=200))
-def test_any_bytes(name: str, data: bytes) -> None:
-    value_or_our_error(lambda: PARSERS[name][0](data))
-
-
-@EACH
-@MANY
-@given(data=st.data())
-def test_valid_bytes_that_were_altered(name: str, data: st.DataObject) -> None:
-    parse, valid = PARSERS[name]
-    altered = bytearray(valid)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(altered)))
-        length = data.draw(st.integers(0, 4))
-        altered[at : at + length] = data.draw(st.binary(max_size=4))
-    value_or_our_error(lambda: parse(bytes(altered)))
 
 
 WORDS = st.one_of(

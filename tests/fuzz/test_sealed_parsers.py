@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cisfs.format.sealed_geometry import SLOTS_SIZE
 from cisfs.format.slotarea import MARK, SlotAreas, SlotText
 from cisfs.layer import opening
 from cisfs.layer.sealed import SealedLayer
-from tests.fuzz.test_parsers import JSON, MANY, SLOTS, value_or_our_error
+from tests.fuzz.test_parsers import JSON, MANY, SLOTS, Parser, value_or_our_error
 from tests.unit import layers
 from tests.unit.vaults import KEY, same
 
@@ -31,41 +31,13 @@ LAYER_RECORD = LayerRecord(b"i" * 16, b"s" * 32, b"h" * 32, 1 << 20, b"m" * 32)
 VAULT_RECORD = VaultRecord(b"i" * 16, b"s" * 16, b"m" * 32, b"n" * 32)
 SLOT = {"type": "key-file", "salt": b64(bytes(16)), "wrapped": b64(bytes(60))}
 
-# Each parser of bytes, beside bytes that it takes.
-PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+PARSERS: dict[str, Parser] = {
     "header": (LayerHeader.parse, HEADER.pack()),
     "key slots": (SlotText.parse, SlotText((SLOT,)).pack()),
     "both copies": (SlotAreas.parse, 2 * SlotText((SLOT,)).pack() + MARK),
     "rotation of a layer": (LayerRecord.parse, LAYER_RECORD.pack()),
     "rotation of a vault": (VaultRecord.parse, VAULT_RECORD.pack()),
 }
-EACH = pytest.mark.parametrize("name", PARSERS)
-
-
-@EACH
-def test_what_is_valid_is_taken(name: str) -> None:
-    parse, valid = PARSERS[name]
-    parse(valid)
-
-
-@EACH
-@MANY
-@given(data=st.binary(max_size=200))
-def test_any_bytes(name: str, data: bytes) -> None:
-    value_or_our_error(lambda: PARSERS[name][0](data))
-
-
-@EACH
-@MANY
-@given(data=st.data())
-def test_valid_bytes_that_were_altered(name: str, data: st.DataObject) -> None:
-    parse, valid = PARSERS[name]
-    altered = bytearray(valid)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.one_of(st.integers(0, 100), st.integers(0, len(altered))))
-        length = data.draw(st.integers(0, 4))
-        altered[at : at + length] = data.draw(st.binary(max_size=4))
-    value_or_our_error(lambda: parse(bytes(altered)))
 
 
 @MANY

@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.mount.harness import processes
 from tests.mount.harness.processes import wait_until
@@ -200,6 +203,23 @@ class Site:
             self.delete(name)
         for path in list(self._locked):
             self.lock(path)
+
+
+@contextmanager
+def site_in(base: Path) -> Iterator[Site]:
+    """A site that is closed at the end, and has left nothing behind."""
+    if os.geteuid() != 0:
+        pytest.fail("these tests start containers: run them as root (scripts/test does)")
+    base.chmod(0o755)
+    site = Site(base)
+    before = traces(base)
+    try:
+        yield site
+    finally:
+        site.close()
+    wait_until(lambda: traces(base)["processes"] == [], "no process is left")
+    after = traces(base)
+    assert {**after, "nameless files": []} == {**before, "nameless files": []}
 
 
 def traces(base: Path) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ from cisfs.keys.credentials import RawKey
 from cisfs.layer.opening import key_id, master_key
 from cisfs.runtime.oci import stopping
 from tests.mount.harness.processes import wait_until
-from tests.system.bundles import CISFS, RUNTIME, Site, traces
+from tests.system.bundles import CISFS, RUNTIME, Site, site_in
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -34,19 +34,9 @@ POLITE = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    if os.geteuid() != 0:
-        pytest.fail("these tests start containers: run them as root (scripts/test does)")
-    tmp_path.chmod(0o755)
-    made = Site(tmp_path)
-    (made.rootfs / "tmp").mkdir()
-    before = traces(tmp_path)
-    try:
+    with site_in(tmp_path) as made:
+        (made.rootfs / "tmp").mkdir()
         yield made
-    finally:
-        made.close()
-    wait_until(lambda: traces(tmp_path)["processes"] == [], "no process is left")
-    after = traces(tmp_path)
-    assert {**after, "nameless files": []} == {**before, "nameless files": []}
 
 
 @pytest.fixture

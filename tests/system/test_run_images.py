@@ -195,7 +195,8 @@ def test_eight_fetches_at_once(images: Images) -> None:
     names = [images.image(f"t{number % 2}", oci.base(public="x\n")) for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         ended = list(pool.map(lambda name: images.run(name, "cat", "/public"), names))
-    assert [(one.returncode, one.stdout) for one in ended] == [(0, "x\n")] * 8, ended
+    assert "".join(one.stderr for one in ended) == ""
+    assert [(one.returncode, one.stdout) for one in ended] == [(0, "x\n")] * 8
     assert len(images.unpacked()) == 1
 
 

@@ -126,6 +126,20 @@ def sandboxed(disk: Disk, words: list[str]) -> list[str]:
     return [*sandbox, *words]
 
 
+def run_sandboxed(
+    disk: Disk, words: list[str], stdin: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    with (stdin or Path(os.devnull)).open("rb") as given:
+        return subprocess.run(
+            sandboxed(disk, words),
+            env=disk.site.environment,
+            stdin=given,
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+
 def remove_place_of_checkout(disk: Disk) -> None:
     """Remove the directories that the sandbox made to put a checkout in /tmp back."""
     for hidden in ("/tmp", "/var/tmp"):
@@ -156,15 +170,7 @@ def test_a_seal_writes_nothing_plaintext(
     site = disk.site
     source, stdin = source_of(disk, kind)
     words = site.words(site.seal_words(source, "--compression", compression), change)
-    with (stdin or Path(os.devnull)).open("rb") as given:
-        ended = subprocess.run(
-            sandboxed(disk, words),
-            env=site.environment,
-            stdin=given,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+    ended = run_sandboxed(disk, words, stdin)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert not disk.finds()
     remove_place_of_checkout(disk)

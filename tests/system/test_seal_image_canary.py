@@ -22,12 +22,11 @@ from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import build_manifest
 from tests.registry.harness.debian import debian_registry
 from tests.system import oci
-from tests.system.seals import PATIENCE
 from tests.system.test_seal_canary import (  # noqa: F401 - a fixture
     Disk,
     disk,
     remove_place_of_checkout,
-    sandboxed,
+    run_sandboxed,
 )
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -101,14 +100,7 @@ def test_a_divided_image_leaves_nothing_plaintext(disk: Disk, kind: str) -> None
     public = site.out / "public"
     with source(disk, kind) as image:
         words = site.seal_words(image, "--top", "1", "--public", f"oci:{public}:app")
-        ended = subprocess.run(
-            sandboxed(disk, site.words(words)),
-            env=site.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        ended = run_sandboxed(disk, site.words(words))
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert not disk.finds()
     remove_place_of_checkout(disk)
@@ -123,14 +115,7 @@ def test_a_seal_of_an_image_that_fails_leaves_nothing(disk: Disk, kind: str) -> 
     (site.source / ".wh.").touch()  # which no layer may have
     with source(disk, kind) as image:
         words = site.seal_words(image, "--top", "1", "--public", f"oci:{site.out / 'public'}:app")
-        ended = subprocess.run(
-            sandboxed(disk, site.words(words)),
-            env=site.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        ended = run_sandboxed(disk, site.words(words))
     assert ended.returncode == 2
     assert b"is no proper whiteout" in ended.stderr
     remove_place_of_checkout(disk)

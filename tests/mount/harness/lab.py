@@ -22,6 +22,7 @@ from typing import Any
 
 import cisfs
 from tests.mount.harness import linux, processes
+from tests.mount.harness.judged import judged
 from tests.mount.harness.processes import wait_until
 
 FSTYPE = "fuse.cisfs"
@@ -203,11 +204,5 @@ class Lab:
 @contextlib.contextmanager
 def lab_in(base: Path, vault: Path | None = None) -> Iterator[Lab]:
     """A Lab that is closed, and judged, at the end; a failure inside is not hidden by that."""
-    lab = Lab(base, vault)
-    try:
+    with judged(Lab(base, vault)) as lab:
         yield lab
-    except BaseException:
-        with contextlib.suppress(AssertionError):
-            lab.close()
-        raise
-    lab.close()

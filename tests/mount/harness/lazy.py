@@ -14,6 +14,7 @@ from cisfs.format.sealed_geometry import HEADER_SIZE, UNITS_OFFSET
 from cisfs.layer import lazy, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.registry.descriptor import digest_of
+from tests.mount.harness.judged import judged
 from tests.mount.harness.layers import Material
 from tests.mount.harness.processes import wait_until
 from tests.mount.harness.sealed import HANG, SealedLab, guarded
@@ -84,12 +85,6 @@ def lazy_lab_in(
         guarded(base, patience),
         modern_registry() as registry,
         proxy((registry.host, registry.port), bandwidth=bandwidth) as front,
+        judged(LazyLab(base, material, registry, front)) as lab,
     ):
-        lab = LazyLab(base, material, registry, front)
-        try:
-            yield lab
-        except BaseException:
-            with contextlib.suppress(AssertionError):
-                lab.close()
-            raise
-        lab.close()
+        yield lab

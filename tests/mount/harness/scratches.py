@@ -23,6 +23,7 @@ from cisfs.mount import scratch
 from cisfs.mount.assignment import MountOptions
 from cisfs.mount.scratch import Scratch
 from tests.mount.harness import linux, processes
+from tests.mount.harness.judged import judged
 from tests.mount.harness.processes import wait_until
 
 MIB = 1 << 20
@@ -165,11 +166,5 @@ def in_namespace(work: Callable[[], object]) -> object:
 @contextlib.contextmanager
 def lab_in(base: Path, size: int = 256 * MIB) -> Iterator[ScratchLab]:
     """A ScratchLab that is closed, and judged, at the end; no failure inside is hidden by that."""
-    lab = ScratchLab(base, size)
-    try:
+    with judged(ScratchLab(base, size)) as lab:
         yield lab
-    except BaseException:
-        with contextlib.suppress(AssertionError, OSError):
-            lab.close()
-        raise
-    lab.close()

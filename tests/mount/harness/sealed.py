@@ -24,6 +24,7 @@ from pathlib import Path
 from cisfs.format.sealed_geometry import LayerGeometry
 from tests.mount.harness import linux, processes
 from tests.mount.harness.faulty import Switch
+from tests.mount.harness.judged import judged
 from tests.mount.harness.lab import COMMAND_PATIENCE, Ended, command, environment
 from tests.mount.harness.layers import Material, geometry
 from tests.mount.harness.processes import wait_until
@@ -323,12 +324,5 @@ def lab_in(
     base: Path, material: Material, *, copy: bool = False, patience: float = HANG
 ) -> Iterator[SealedLab]:
     """A lab that is closed, and judged, at the end; a failure inside is not hidden by that."""
-    with guarded(base, patience):
-        lab = SealedLab(base, material, copy=copy)
-        try:
-            yield lab
-        except BaseException:
-            with contextlib.suppress(AssertionError):
-                lab.close()
-            raise
-        lab.close()
+    with guarded(base, patience), judged(SealedLab(base, material, copy=copy)) as lab:
+        yield lab
