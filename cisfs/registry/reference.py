@@ -16,6 +16,7 @@ from cisfs.errors import UsageError
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 _DEFAULT_NAMESPACE = "library"
+_MOST_QUOTED = 120  # characters
 _LONGEST_NAME = 255  # characters of registry and repository together
 _LONGEST = 512  # characters that are looked at at all
 
@@ -46,13 +47,13 @@ class Reference:
         name, tag = _split_tag(name)
         registry, repository = _split_registry(name)
         if not is_registry(registry):
-            raise _wrong(text, f"{registry!r} is no registry")
+            raise _wrong(text, f"{_quoted(registry)} is no registry")
         if not _REPOSITORY.fullmatch(repository) or _IDENTIFIER.fullmatch(text):
-            raise _wrong(text, f"{repository!r} is no repository (letters must be small)")
+            raise _wrong(text, f"{_quoted(repository)} is no repository (letters must be small)")
         if len(registry) + 1 + len(repository) > _LONGEST_NAME:
             raise _wrong(text, f"longer than {_LONGEST_NAME} characters")
         if tag is not None and not is_tag(tag):
-            raise _wrong(text, f"{tag!r} is no tag")
+            raise _wrong(text, f"{_quoted(tag)} is no tag")
         if at and not is_digest(digest):
             raise _wrong(text, "what follows @ must be sha256: and 64 hexadecimal digits")
         if tag is None and not at:
@@ -123,4 +124,10 @@ def _split_registry(name: str) -> tuple[str, str]:
 
 
 def _wrong(text: str, why: str) -> UsageError:
-    return UsageError(f"{text!r} is no image reference: {why}; write [REGISTRY/]NAME[:TAG]")
+    return UsageError(f"{_quoted(text)} is no image reference: {why}; write [REGISTRY/]NAME[:TAG]")
+
+
+def _quoted(text: str) -> str:
+    """Return a user's words, or the beginning of many, for a message."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= _MOST_QUOTED else f"{quoted[: _MOST_QUOTED - 3]}..."

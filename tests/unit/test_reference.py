@@ -109,3 +109,10 @@ def test_loopback(registry: str, expected: bool) -> None:
 def test_digests() -> None:
     assert is_digest(DIGEST)
     assert not is_digest(DIGEST + "\n")
+
+
+def test_what_is_repeated_is_short() -> None:
+    for text in ("\U000e0001" * 300, "a/" + "A\x01" * 150, "a:" + "!\x01" * 150):
+        with pytest.raises(UsageError) as caught:
+            Reference.parse(text)
+        assert len(str(caught.value)) < 400
