@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+from cisfs.cli.reporting import add_report_options
+
 HELP = "seal what a running container has written, as a new layer"
 
 _EPILOG = """\
@@ -40,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
     )
     parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
     add_sign_option(parser)
     add_making_options(parser)
 

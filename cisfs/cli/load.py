@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.reporting import add_report_options
+
 if TYPE_CHECKING:
     from cisfs.format.slotarea import SlotText
     from cisfs.registry.pull import Pulled
@@ -44,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--public", metavar="oci:DIRECTORY[:NAME]", help="put the public image into a layout"
     )
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

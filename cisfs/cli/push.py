@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.cli import push_ocicrypt
+from cisfs.cli.reporting import add_report_options, progress_line, show
 
 if TYPE_CHECKING:
     from cisfs.registry.push import Base, Pushed
@@ -71,17 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "which skopeo, podman and containerd decrypt onto their disk",
     )
     push_ocicrypt.add_arguments(parser)
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
     add_access_options(parser)
     add_key_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Push; return 0."""
-    from cisfs.build.progress import Progress
-    from cisfs.cli.registries import reference_of, repository_of, show
+    from cisfs.cli.registries import reference_of, repository_of
     from cisfs.errors import UsageError
     from cisfs.layer import store
     from cisfs.registry.push import push
@@ -96,16 +94,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.layers:
         raise UsageError("name a sealed layer with --layer, or push the image with your engine")
     layers = [store.resolve_from_here(each) for each in args.layers]
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    shown = Progress(sys.stderr if watched else None)
-    shown.begin("reading")
-    try:
-        with repository_of(args, reference) as repository, _base(args, repository) as base:
-            if args.rebase:
-                _rebase(args, base, layers)
-            pushed = push(repository, reference.tag, base, layers, partial(show, shown, "pushing"))
-    finally:
-        shown.end()
+    with (
+        progress_line(args, "reading") as shown,
+        repository_of(args, reference) as repository,
+        _base(args, repository) as base,
+    ):
+        if args.rebase:
+            _rebase(args, base, layers)
+        pushed = push(repository, reference.tag, base, layers, partial(show, shown, "pushing"))
     _report(args, pushed)
     return 0
 

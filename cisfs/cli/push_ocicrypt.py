@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
     from cisfs.registry.layout import Layout
@@ -39,24 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reference: Reference) -> int:
     """Encrypt and push; return 0."""
-    from cisfs.build.progress import Progress
-    from cisfs.cli.registries import repository_of, show
+    from cisfs.cli.registries import repository_of
     from cisfs.registry.layout import Layout
     from cisfs.registry.push import push_layout
 
     source, name = _layout(args)
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    shown = Progress(sys.stderr if watched else None)
-    with tempfile.TemporaryDirectory(prefix="cisfs-push-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="cisfs-push-") as directory,
+        progress_line(args, "encrypting") as shown,
+    ):
         target = Layout.create(Path(directory, "layout"))
-        try:
-            shown.begin("encrypting")
-            manifest = _encrypted(args, source, name, target)
-            with repository_of(args, reference) as repository:
-                tag = reference.tag or "latest"
-                push_layout(repository, tag, target, manifest, partial(show, shown, "pushing"))
-        finally:
-            shown.end()
+        manifest = _encrypted(args, source, name, target)
+        with repository_of(args, reference) as repository:
+            tag = reference.tag or "latest"
+            push_layout(repository, tag, target, manifest, partial(show, shown, "pushing"))
     digest = manifest.descriptor.digest
     if args.json:
         print(json.dumps({"image": args.image, "digest": digest}, indent=2))

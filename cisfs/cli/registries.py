@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cisfs.build.progress import Progress
     from cisfs.registry.reference import Reference
     from cisfs.registry.repository import Repository
     from cisfs.registry.session import Access
@@ -61,13 +60,6 @@ def machine() -> str:
 
     name = platform.machine()
     return ARCHITECTURES.get(name, name)
-
-
-def show(shown: Progress, doing: str, done: int, total: int) -> None:
-    """Draw how far a transfer is."""
-    if done == 0 or not shown.begun:
-        shown.begin(doing, total)
-    shown.update(done)
 
 
 @contextmanager

@@ -10,8 +10,11 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
     from cisfs.format.config import SlotFields
@@ -40,33 +43,20 @@ def run(path: Path, args: argparse.Namespace) -> int:
 
 
 def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
-    from functools import partial
-
-    from cisfs.build.progress import Progress
     from cisfs.layer import unlocked
     from cisfs.layer.rotation import rotate
     from cisfs.runtime.store import STORE, hand_over_scratches
 
     opener = unlocked.opener(path, args)
-    watched = sys.stderr.isatty() and not args.json
-    shown = Progress(sys.stderr if watched else None)
-
-    def progress(done: int, total: int) -> None:
-        if done == 0:
-            shown.begin("encrypting", total)
-        shown.update(done)
-
-    try:
+    with progress_line(args, "encrypting") as shown:
         return rotate(
             path,
             opener,
             partial(_recipients, path, args, opener),
             workers=args.workers,
-            progress=progress,
+            progress=partial(show, shown, "encrypting"),
             switching=partial(hand_over_scratches, STORE),
         )
-    finally:
-        shown.end()
 
 
 def _recipients(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cisfs.cli.reporting import add_report_options, progress_line, show
 
 if TYPE_CHECKING:
     from cisfs.runtime.images.saving import Saved
@@ -41,40 +42,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--with-base", action="store_true", help="put the public layers in as well")
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
     add_access_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Save; return 0."""
-    from cisfs.build.progress import Progress
     from cisfs.cli.pull import allowed
-    from cisfs.cli.registries import access_of, reference_of, repository_of, show
+    from cisfs.cli.registries import access_of, reference_of, repository_of
     from cisfs.layer import store
     from cisfs.layer.wholefile import whole_file
     from cisfs.registry.pull import pull
     from cisfs.runtime.images.saving import save
 
     reference = reference_of(args.image)
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    shown = Progress(sys.stderr if watched else None)
-    shown.begin("looking")
-    try:
-        with (
-            whole_file(args.output, replace=args.force) as fd,
-            repository_of(args, reference) as repository,
-        ):
-            found = allowed(repository, reference)
-            progress = partial(show, shown, "pulling")
-            pulled = pull(repository, found.identities, store.local(), access_of(args), progress)
-            shown.begin("saving")
-            paths = [each.path for each in pulled]
-            name = str(reference)
-            saved = save(repository, name, found, paths, fd, with_base=args.with_base)
-    finally:
-        shown.end()
+    with (
+        progress_line(args, "looking") as shown,
+        whole_file(args.output, replace=args.force) as fd,
+        repository_of(args, reference) as repository,
+    ):
+        found = allowed(repository, reference)
+        progress = partial(show, shown, "pulling")
+        pulled = pull(repository, found.identities, store.local(), access_of(args), progress)
+        shown.begin("saving")
+        paths = [each.path for each in pulled]
+        name = str(reference)
+        saved = save(repository, name, found, paths, fd, with_base=args.with_base)
     _report(args, saved)
     return 0
 

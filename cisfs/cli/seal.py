@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cisfs.cli import seal_image
 from cisfs.cli.arguments import size, unit_size, workers
+from cisfs.cli.reporting import add_report_options, progress_line
 
 if TYPE_CHECKING:
     from cisfs.build.request import Request
@@ -110,9 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=workers,
         help="processes that encrypt (default: one for each processor)",
     )
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
     add_sign_option(parser)
     seal_image.add_arguments(parser)
     add_making_options(parser)
@@ -217,12 +216,9 @@ def seal_and_report(
 
     Raises what `cisfs.build.seal.seal` raises.
     """
-    from cisfs.build.progress import Progress
     from cisfs.build.seal import seal
 
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    with _full_disk_named(args, wanted):
-        progress = Progress(sys.stderr if watched else None)
+    with _full_disk_named(args, wanted), progress_line(args, "reading") as progress:
         sealed = seal(wanted, recipients, vault_opener, progress, signing_key)
     _report(args, wanted, sealed)
 

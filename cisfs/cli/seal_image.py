@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.reporting import progress_line
+
 if TYPE_CHECKING:
     from cisfs.build.request import Request
     from cisfs.registry.ocicrypt.layers import Decrypting
@@ -69,7 +71,6 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, wanted: Request) -> int:
     """Seal and report; return 0.  Raises CisfsError, OSError."""
-    from cisfs.build.progress import Progress
     from cisfs.cli.seal import signing_key_of
     from cisfs.keys import options
     from cisfs.runtime.images.sealing import divide
@@ -79,19 +80,20 @@ def run(args: argparse.Namespace, wanted: Request) -> int:
     public.check(force=args.force)
     choice = _choice(args)
     recipients = options.recipients(args, f"new passphrase for {args.output}")
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    progress = Progress(sys.stderr if watched else None)
-    divided = divide(
-        reference,
-        choice,
-        wanted,
-        public,
-        recipients,
-        progress,
-        scrub=args.scrub,
-        signing_key=signing_key_of(args),
-        decrypt=_decrypt(args),
-    )
+    signing_key = signing_key_of(args)
+    decrypt = _decrypt(args)
+    with progress_line(args, "reading") as progress:
+        divided = divide(
+            reference,
+            choice,
+            wanted,
+            public,
+            recipients,
+            progress,
+            scrub=args.scrub,
+            signing_key=signing_key,
+            decrypt=decrypt,
+        )
     _report(args, wanted, public, divided)
     return 0
 

@@ -31,11 +31,10 @@ from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.lazy import LazyReader, PartialLayer
 from cisfs.layer.sealed_file import (
     check_same,
-    check_size,
-    lock,
     naming,
     open_file,
     read_header,
+    read_locked,
     stored,
 )
 
@@ -166,11 +165,7 @@ class SealedLayer:
         """
         fd = open_file(path)
         try:
-            with naming(path):
-                header = read_header(fd)
-                lock(fd, path)
-                text = slotarea.read(fd).text
-                check_size(fd, header)
+            header, text = read_locked(fd, path)
             if admission is not None:
                 admission(Candidate(path, fd, header.identity, text.signatures))
             offered = credential() if callable(credential) else credential

@@ -52,16 +52,25 @@ class CarriedLayer:
         return Candidate(self.path, self.fd, self.header.identity, self.signatures)
 
 
+def read_locked(fd: int, path: Path) -> tuple[LayerHeader, SlotText]:
+    """Lock the layer at `path`, open as `fd`; return its header and the text of its key slots.
+
+    Raises as `read_header`, `lock`, `slotarea.read` and `check_size` do.
+    """
+    with naming(path):
+        header = read_header(fd)
+        lock(fd, path)
+        text = slotarea.read(fd).text
+        check_size(fd, header)
+    return header, text
+
+
 @contextmanager
 def carried(path: Path) -> Iterator[CarriedLayer]:
     """Find and lock the layer at `path` while the block runs.  Raises as `stored` and `lock` do."""
     fd = open_file(path)
     try:
-        with naming(path):
-            header = read_header(fd)
-            lock(fd, path)
-            text = slotarea.read(fd).text
-            check_size(fd, header)
+        header, text = read_locked(fd, path)
         yield CarriedLayer(path, fd, header, text.signatures)
     finally:
         os.close(fd)
