@@ -26,6 +26,11 @@ def size(text: str) -> int:
     return int(digits) * factor
 
 
+def limit(text: str) -> int:
+    """Parse a number of bytes that something is limited to; "none" is 0."""
+    return 0 if text == "none" else size(text)
+
+
 def unit_size(text: str) -> int:
     """Parse the size of a data unit."""
     wanted = size(text)
@@ -44,6 +49,16 @@ def duration(text: str) -> int | None:
     if not 0 < int(digits) * factor <= MAX_DURATION:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time from 1s to 3650d")
     return int(digits) * factor
+
+
+def patience(text: str) -> float:
+    """Parse for how many seconds something is waited for."""
+    from cisfs.mount import assignment
+
+    try:
+        return assignment.patience(text)
+    except CisfsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def layer(text: str) -> Path:

@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cisfs.cli.arguments import layer
+from cisfs.cli.arguments import layer, patience
 
 HELP = "show the files of a vault or sealed layer, decrypted, in a directory"
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sealed.add_argument(
         "--worker-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=patience,
         default=60.0,
         help="replace a worker that has not answered for so long (default: 60)",
     )
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sealed.add_argument(
         "--fetch-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=patience,
         default=30.0,
         help="of a layer that is not all here, fail what has not come within so long (default: 30)",
     )
@@ -90,16 +90,6 @@ def _workers(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_WORKERS}")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 86400")
-    return seconds
 
 
 def run(args: argparse.Namespace) -> int:

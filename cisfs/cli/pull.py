@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cisfs.cli.arguments import size
+from cisfs.cli.arguments import limit
+from cisfs.cli.reporting import add_report_options, progress_line, show
 
 if TYPE_CHECKING:
     from cisfs.registry.found import FoundImage
@@ -52,38 +52,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         metavar="SIZE",
-        type=size,
-        help="afterwards, let the store keep at most so much of pulled layers, such as 20G: those "
-        "not in use are given up first, the longest unused one before all others",
+        type=limit,
+        help="from now on, let the store keep at most so much of pulled layers, such as 20G, or "
+        "none for no limit: of those not in use, the longest unused one is given up first",
     )
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--json", action="store_true", help="print one JSON document")
-    said.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add_report_options(parser)
     add_access_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Pull; return 0."""
-    from cisfs.build.progress import Progress
-    from cisfs.cli.registries import access_of, engine_failures, reference_of, repository_of, show
-    from cisfs.layer import store
+    from cisfs.cli.registries import access_of, engine_failures, reference_of, repository_of
+    from cisfs.layer import eviction, store
     from cisfs.registry.pull import pull
 
     reference = reference_of(args.image)
-    watched = sys.stderr.isatty() and not (args.json or args.quiet)
-    shown = Progress(sys.stderr if watched else None)
-    shown.begin("looking")
-    try:
-        with repository_of(args, reference) as repository:
-            identities = allowed(repository, reference).identities
-            progress = partial(show, shown, "pulling")
-            pulled = pull(repository, identities, store.local(), access_of(args), progress)
-    finally:
-        shown.end()
+    with (
+        progress_line(args, "looking") as shown,
+        repository_of(args, reference) as repository,
+    ):
+        identities = allowed(repository, reference).identities
+        progress = partial(show, shown, "pulling")
+        pulled = pull(repository, identities, store.local(), access_of(args), progress)
     if args.limit is not None:
-        from cisfs.layer.eviction import evict
-
-        evict(store.local(), args.limit)
+        eviction.set_limit(store.local(), args.limit)
+    eviction.make_room(store.local(), 0)
     if args.engine != "none":
         from cisfs.runtime.images import delivery
 
@@ -105,10 +98,16 @@ def allowed(repository: Repository, reference: Reference) -> FoundImage:
     from cisfs.errors import UsageError
     from cisfs.layer import admission
     from cisfs.registry.found import choose, find_artifact, find_image, find_keys
+    from cisfs.registry.ocicrypt.layers import is_encrypted
 
     manifest = choose(repository.manifest(reference.target), repository.described, machine())
     found = find_image(repository, manifest)
     if not found.identities:
+        if any(map(is_encrypted, manifest.layers)):
+            raise UsageError(
+                f"{reference} has no sealed layers, but layers that are encrypted as ocicrypt does "
+                f"it: cisfs seal docker://{reference} --top N -i KEY -o LAYER makes a sealed one"
+            )
         raise UsageError(f"{reference} has no sealed layers: pull it with the engine")
     find_artifact(repository, found)
     policy = admission.load(admission.named_by_environment())

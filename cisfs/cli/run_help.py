@@ -14,7 +14,8 @@ EPILOG = """\
 LAYER is a vault or a sealed layer, by its path or by its name in /var/lib/cisfs/layers.  They are
 mounted read-only where only the container can see them, one over the other, the first --layer on
 top and the image at the bottom.  Neither the image nor a layer is ever changed.  An image can name
-its layers itself, topmost first, in its variable CISFS_LAYERS, and its scratch in CISFS_SCRATCH.
+its layers itself, topmost first, in its variable CISFS_LAYERS, its scratch in CISFS_SCRATCH, and
+in CISFS_FETCH_TIMEOUT how long it waits for what is not fetched yet.
 
 IMAGE is oci:PATH[:TAG], docker-archive:FILE[:NAME], docker://NAME, docker-daemon:NAME, or a bare
 NAME.  Images are public: they are unpacked, in plain, below /var/lib/cisfs/images.

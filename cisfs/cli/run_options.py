@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cisfs.cli.arguments import patience
 from cisfs.cli.run_help import ENGINES, EPILOG, STORE
 from cisfs.errors import EngineError
 
@@ -57,6 +58,12 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="where the container's writes go: ephemeral (default), persistent:NAME, memory or "
         "none, with ,size=SIZE if you like",
+    )
+    add(
+        "--fetch-timeout",
+        metavar="SECONDS",
+        type=patience,
+        help="of a layer that is not all here, fail what has not come within so long (default: 30)",
     )
     add(
         "--engine",
@@ -164,6 +171,7 @@ def options(args: argparse.Namespace) -> Options:
         entrypoint=args.entrypoint,
         layers=tuple(args.layers),
         scratch=_given(args.scratch, scratch.parse),
+        fetch_patience=args.fetch_timeout,
         profile=args.profile,
         pull=args.pull,
         environment=environment.assemble(args.env_file, args.env, os.environ),

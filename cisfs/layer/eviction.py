@@ -1,7 +1,8 @@
 """Keeping the local store within a size: data of layers that nobody uses leaves the disk.
 
 What was pulled can be fetched again, so such layers lose units, those that were used longest ago
-first.  One that is mounted or being fetched loses nothing.  Does not know where data comes from.
+first.  One that is mounted or being fetched loses nothing.  The size is in a file `limit` in the
+store: decimal digits and a newline, 0 or no file for none.  Does not know where data comes from.
 Any number of processes may do it at once.
 """
 
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cisfs.errors import BusyError, CisfsError
+from cisfs.errors import BusyError, CisfsError, FormatError
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, LayerGeometry
 from cisfs.layer import lazy, origin, presence
@@ -22,8 +23,11 @@ from cisfs.layer.fallocate import punch
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.presence import Presence
 from cisfs.layer.pulled import LAYER, SEALED
-from cisfs.layer.writing import sync_directory
+from cisfs.layer.wholefile import whole_file
+from cisfs.layer.writing import sync_directory, write_all
 
+LIMIT = "limit"  # in the store
+_MOST_DIGITS = 19
 _BLOCK = 512  # bytes that stat(2) counts in
 _AT_ONCE = 1024  # units
 
@@ -33,6 +37,38 @@ class _Pulled:
     path: Path
     used: int  # when it was last opened, in ns
     size: int  # bytes on the disk
+
+
+def set_limit(store: Path, limit: int) -> None:
+    """Have `store` keep at most `limit` bytes of pulled layers from now on, 0 for any number.
+
+    Raises OSError.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    with whole_file(store / LIMIT, replace=True) as fd:
+        write_all(fd, b"%d\n" % limit)
+
+
+def limit_of(store: Path) -> int:
+    """Return the limit of `store` in bytes, 0 if it has none.  Raises FormatError, OSError."""
+    path = store / LIMIT
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_DIGITS + 2).strip()
+    except FileNotFoundError:
+        return 0
+    if not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise FormatError(f"{path} is no number of bytes")
+    return int(text)
+
+
+def make_room(store: Path, more: int) -> int:
+    """Free space so that `more` bytes fit into the limit of `store`; return how many were freed.
+
+    Raises FormatError, OSError.
+    """
+    limit = limit_of(store)
+    return evict(store, max(0, limit - more)) if limit else 0
 
 
 def evict(store: Path, limit: int) -> int:

@@ -18,3 +18,8 @@ def directory_of(store: Path, identity: str) -> Path:
     if not is_identity(identity):
         raise ValueError(f"identity {identity!r}")
     return store / SEALED / identity
+
+
+def store_of(directory: Path) -> Path:
+    """Return the store that a layer's directory is in."""
+    return directory.parent.parent

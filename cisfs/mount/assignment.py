@@ -15,13 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from cisfs.errors import CisfsError
+from cisfs.errors import CisfsError, UsageError
 from cisfs.keys import memory
 from cisfs.mount import process, syscalls
 
 TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOUNTED = b"mounted"
+FETCH_PATIENCE = 30.0  # seconds, where nobody says another time
 IMAGE_NAME = "image.erofs"  # what a mount without root shows of a sealed layer
+
+
+def patience(text: str) -> float:
+    """Return how many seconds something is waited for, as a person writes it.
+
+    Raises UsageError for what is no number from 0.1 to 86,400.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise UsageError(f"{text!r} is not a number of seconds from 0.1 to 86400")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class MountOptions:
     worker_patience: float = 60.0
     loop_device: bool = False
     fetch: Callable[[Path, int, Path | None], object] | None = None
-    fetch_patience: float = 30.0
+    fetch_patience: float = FETCH_PATIENCE
     home: int | None = None  # mount namespace that server processes live in
 
 

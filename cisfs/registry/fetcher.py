@@ -28,9 +28,10 @@ from setproctitle import setproctitle
 
 from cisfs.errors import CisfsError, FormatError, UnreachableError
 from cisfs.format.wants import MAX_SIZE, Want, pack_here
-from cisfs.layer import lazy
+from cisfs.layer import eviction, lazy
 from cisfs.layer.filling import Filler
 from cisfs.layer.origin import Origin
+from cisfs.layer.pulled import store_of
 from cisfs.mount import process
 from cisfs.registry.artifacts import LAYER_TYPE
 from cisfs.registry.descriptor import Descriptor
@@ -162,6 +163,7 @@ def fetch(directory: Path, claimed: int) -> None:
     blob = RegistryBlob(Origin.read(directory), plan)
     with tempfile.TemporaryFile(dir=directory) as spare:
         listener = _listen(claimed)
+        _make_room(directory, filler)
         process.drop_privileges()
         work = Work(filler, plan, blob, spare.fileno())
         for number in range(_THREADS):
@@ -174,6 +176,15 @@ def fetch(directory: Path, claimed: int) -> None:
         finally:
             plan.close()
             filler.settle()
+
+
+def _make_room(directory: Path, filler: Filler) -> None:
+    """Keep the store within its limit, with all of this layer in it."""
+    missing = filler.geometry.stored_size - os.fstat(filler.fd).st_blocks * 512
+    try:
+        eviction.make_room(store_of(directory), max(0, missing))
+    except (CisfsError, OSError) as error:
+        log.warning("the store cannot be kept within its limit: %s", error)
 
 
 def _settle(filler: Filler, plan: Plan) -> None:

@@ -14,6 +14,7 @@ from cisfs.errors import EngineError
 
 LAYERS_VARIABLE = "CISFS_LAYERS"
 SCRATCH_VARIABLE = "CISFS_SCRATCH"
+FETCH_VARIABLE = "CISFS_FETCH_TIMEOUT"
 _FILE_LIMIT = 1 << 20  # bytes
 
 
@@ -78,12 +79,14 @@ class Split:
     environment: dict[str, str]
     layers: tuple[str, ...]
     scratch: str | None
+    fetch_timeout: str | None = None
 
 
 def split(environment: Mapping[str, str]) -> Split:
-    """Take `CISFS_LAYERS` and `CISFS_SCRATCH` out of an environment."""
+    """Take `CISFS_LAYERS`, `CISFS_SCRATCH` and `CISFS_FETCH_TIMEOUT` out of an environment."""
     rest = dict(environment)
     named = rest.pop(LAYERS_VARIABLE, "")
     scratch = rest.pop(SCRATCH_VARIABLE, "").strip()
+    fetch_timeout = rest.pop(FETCH_VARIABLE, "").strip()
     layers = tuple(word.strip() for word in named.split(",") if word.strip())
-    return Split(rest, layers, scratch or None)
+    return Split(rest, layers, scratch or None, fetch_timeout or None)

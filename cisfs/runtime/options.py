@@ -67,6 +67,7 @@ class Options:
     entrypoint: str | None = None  # "" removes the image's
     layers: tuple[str, ...] = ()  # paths or names as given, the first on top
     scratch: Scratch | None = None
+    fetch_patience: float | None = None  # seconds that a read waits for what was not fetched yet
     profile: str = DEFAULT
     pull: str = "missing"
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cisfs.errors import EngineError
 from cisfs.layer.admission import named_by_environment
+from cisfs.mount.assignment import FETCH_PATIENCE, patience
 from cisfs.registry.attach import resolve, resolve_from_here
 from cisfs.runtime import engine, environment, isolation
 from cisfs.runtime.images.config import ImageConfig, arguments
@@ -39,6 +40,7 @@ class Request:
     runc: str
     machine: str
     scratch: Scratch
+    fetch_patience: float  # seconds
     store: Path  # what cisfs keeps on this host
     isolation: Isolation
     stop_signal: str | None = None
@@ -86,6 +88,8 @@ def check(options: Options, rootfs: Path, image: ImageConfig, store: Path) -> Re
     asked = environment.split({**image.environment, **options.environment})
     if asked.scratch and options.scratch is None and not (options.read_only or options.strict):
         options = replace(options, scratch=parse(asked.scratch))
+    if asked.fetch_timeout and options.fetch_patience is None:
+        options = replace(options, fetch_patience=patience(asked.fetch_timeout))
     options = settled(options)
     layers = list(map(resolve_from_here, options.layers))
     layers = layers or [resolve(layer, named_by_environment()) for layer in asked.layers]
@@ -107,6 +111,7 @@ def check(options: Options, rootfs: Path, image: ImageConfig, store: Path) -> Re
         runc=engine.find(),
         machine=platform.machine(),
         scratch=options.scratch or Scratch(),
+        fetch_patience=options.fetch_patience or FETCH_PATIENCE,
         store=store,
         isolation=isolation.of(options),
         stop_signal=image.stop_signal or None,

@@ -99,7 +99,12 @@ class _Run:
             base=self.request.rootfs,
             scratch=self.request.scratch,
             store=self.request.store,
-            options=server.MountOptions(read_only=True, detach=False, fetch=become),
+            options=server.MountOptions(
+                read_only=True,
+                detach=False,
+                fetch=become,
+                fetch_patience=self.request.fetch_patience,
+            ),
         )
 
     def _prepare(self, root: str, own: dict[str, str]) -> bundle.Container | command.Refusal:

@@ -19,13 +19,14 @@ import pytest
 
 from cisfs.format.wants import Want, parse_here
 from cisfs.layer import lazy
+from cisfs.layer.eviction import set_limit
 from cisfs.layer.filling import claim
 from cisfs.layer.presence import opened
 from tests.mount.harness.processes import wait_until
 from tests.registry.harness.faults import Answer, Fault, Rule
 from tests.registry.harness.modern import ModernRegistry
 from tests.registry.harness.proxy import Proxy
-from tests.unit.partial_layers import Pulled, flip, pulled
+from tests.unit.partial_layers import Pulled, close, flip, pulled
 
 UNITS = 1024  # of 4 KiB
 GET = r"^GET .*/blobs/"
@@ -119,6 +120,23 @@ def test_what_is_wanted_comes_and_then_the_rest(
     assert modern_front.sent == len(layer.blob) - 131072
     assert hashlib.sha256(layer.blob).hexdigest() in layer.digest
     assert not fetcher.log.read_text()
+
+
+def test_others_make_room_for_it(layer: Pulled, start: Start, tmp_path: Path) -> None:
+    other = pulled(tmp_path, UNITS, seed=2)
+    filler = other.filler()
+    other.fill(filler, *range(UNITS))
+    filler.settle()
+    close(filler)
+    store = tmp_path / "store"
+    limit = 6 << 20  # more than one of them, and less than both
+    set_limit(store, limit)
+    assert start().process.wait(PATIENCE) == 0
+    assert not lazy.is_partial(layer.path)
+    assert lazy.is_partial(other.path)
+    on_disk = [each.stat().st_blocks * 512 for each in store.rglob("layer.cis")]
+    assert sum(on_disk) <= limit
+    assert len(on_disk) == 2
 
 
 def test_root_is_left_and_no_key_is_there(layer: Pulled, start: Start, modern_front: Proxy) -> None:

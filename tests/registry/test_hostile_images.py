@@ -20,6 +20,7 @@ from cisfs.registry.descriptor import Descriptor, digest_of
 from cisfs.registry.documents import Json
 from cisfs.registry.image import CONFIG_TYPE
 from cisfs.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from cisfs.registry.ocicrypt.mediatypes import TAR
 from tests.registry.harness.modern import ModernRegistry
 from tests.registry.test_push_pull import here, push  # noqa: F401 - a fixture
 from tests.unit import layers
@@ -321,3 +322,11 @@ def test_an_image_in_the_place_of_key_slots(site: Site, refused: Refused) -> Non
 def test_an_artifact_in_the_place_of_an_image(site: Site, refused: Refused) -> None:
     site.registry.tags[APP, "1"] = site.registry.tags[APP, keys_tag(site.identity)]
     refused("has no sealed layers", 2)
+
+
+def test_an_image_that_others_encrypted(site: Site, refused: Refused) -> None:
+    document = site.manifest("1")
+    config = site.blob(b'{"architecture":"amd64","os":"linux"}', document["config"]["mediaType"])
+    layers: list[Json] = [dict(document["layers"][0], mediaType=f"{TAR}+gzip+encrypted")]
+    site.put(manifest.dump({**document, "config": config, "layers": layers}), tag="1")
+    refused(f"cisfs seal docker://{site.reference} --top N", 2)

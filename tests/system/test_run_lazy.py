@@ -20,7 +20,7 @@ from tests.mount.harness.lazy import bare
 from tests.mount.harness.processes import wait_until
 from tests.registry.harness.modern import modern_registry
 from tests.registry.harness.proxy import Proxy, proxy
-from tests.system.bundles import Site
+from tests.system.bundles import CONTAINERS, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -117,3 +117,27 @@ def test_nothing_of_the_layer_is_on_the_disk_in_plain(site: Site, front: Proxy) 
             data = file.read_bytes()
             assert SECRET.encode() not in data
             assert content(0)[:64].encode() not in data
+
+
+def test_how_long_a_read_waits_is_the_containers_choice(site: Site, front: Proxy) -> None:
+    path = attached(site, front)
+    site.start("box", "sleep 1000", layers=[path], annotations={"dev.cisfs.fetch-timeout": "0.5"})
+    front.stop()
+    read = site.exec("box", "cat", f"/m/{FILES - 1}")
+    assert "Input/output error" in read.stderr
+    (log,) = CONTAINERS.glob(f"*{site.base.name}*/log")
+    assert "within 0.5 s" in log.read_text()
+    site.delete("box")
+    words = ["run", "--store", str(site.store), "--rootfs", str(site.rootfs), "--layer", str(path)]
+    done = site.cisfs(*words, "--fetch-timeout=0.25", "cat", f"/m/{FILES - 1}")
+    front.resume()
+    assert "within 0.25 s" in done.stderr
+    assert "Input/output error" in done.stderr
+
+
+def test_what_is_no_time_is_refused(site: Site) -> None:
+    path = site.layer("layer", {"secret": SECRET})
+    wrong = {"dev.cisfs.fetch-timeout": "soon"}
+    ended = site.run("box", "cat /secret", layers=[path], annotations=wrong)
+    assert ended.returncode != 0
+    assert "'soon' is not a number of seconds" in ended.stderr

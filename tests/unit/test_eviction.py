@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.errors import FormatError
 from cisfs.layer import lazy
-from cisfs.layer.eviction import evict
+from cisfs.layer.eviction import LIMIT, evict, limit_of, make_room, set_limit
 from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, pulled
 
@@ -112,3 +113,26 @@ def test_to_be_opened_is_to_be_used(tmp_path: Path, stored: list[Pulled]) -> Non
 
 def test_no_store_at_all(tmp_path: Path) -> None:
     assert evict(tmp_path / "nothing", 0) == 0
+
+
+def test_the_limit_is_kept_with_the_store(tmp_path: Path, stored: list[Pulled]) -> None:
+    store, sizes = tmp_path / "store", [on_disk(each) for each in stored]
+    assert limit_of(store) == 0
+    assert make_room(store, 1 << 40) == 0, "no limit"
+    set_limit(store, sum(sizes))
+    assert limit_of(store) == sum(sizes)
+    assert make_room(store, 0) == 0
+    freed = make_room(store, 50 * UNIT)
+    assert 50 * UNIT <= freed < sizes[0]
+    assert sum(map(on_disk, stored)) == sum(sizes) - freed
+    assert make_room(store, 1 << 40) > 0, "more than the limit: all that is not in use goes"
+    assert all(on_disk(each) < 400_000 for each in stored)
+    set_limit(store, 0)
+    assert make_room(store, 1 << 40) == 0
+
+
+@pytest.mark.parametrize("text", ["", "20G", "-1", "1" * 20, "0x10"])
+def test_a_limit_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / LIMIT).write_text(text)
+    with pytest.raises(FormatError, match="limit is no number of bytes"):
+        limit_of(tmp_path)

@@ -41,6 +41,16 @@ def test_layers_come_from_the_annotation_or_else_from_the_environment() -> None:
     assert spec.wanted(with_environment("CISFS_SCRATCH=ephemeral")) == spec.Wanted((), "ephemeral")
 
 
+def test_how_long_to_wait_is_said_by_the_annotation_or_else_by_the_environment() -> None:
+    named = with_environment("CISFS_LAYERS=/a", "CISFS_FETCH_TIMEOUT=5")
+    assert spec.wanted(named) == spec.Wanted(("/a",), None, "5")
+    named["annotations"] = {"dev.cisfs.fetch-timeout": "2.5"}
+    assert spec.wanted(named) == spec.Wanted(("/a",), None, "2.5")
+    got = spec.rewritten(named, "/new", read_only=True, machine=MACHINE)
+    assert got["process"]["env"] == ["PATH=/bin"]
+    assert spec.wanted(with_environment("CISFS_FETCH_TIMEOUT=5")) is None
+
+
 def test_our_variables_leave_the_environment_and_nothing_else_does() -> None:
     named = with_environment("CISFS_LAYERS=/a", "CISFS_SCRATCH=none", "CISFS_OTHER=1", "odd")
     before = copy.deepcopy(named)

@@ -289,6 +289,8 @@ def test_layers_and_scratch_for_the_runtime(
     assert names.variables(Options(image="x", read_only=True)) == {"CISFS_SCRATCH": "none"}
     kept = Options(image="x", scratch=Scratch(Kind.PERSISTENT, "p"))
     assert names.variables(kept) == {"CISFS_SCRATCH": "persistent:p"}
+    soon = Options(image="x", fetch_patience=0.5)
+    assert names.variables(soon) == {"CISFS_FETCH_TIMEOUT": "0.5"}
     assert names.variables(Options(image="x")) == {}
     (tmp_path / "a,b").touch()
     for layers, error in (

@@ -182,8 +182,9 @@ def test_env_files_that_will_not_do(tmp_path: Path, content: bytes, words: str) 
 
 
 def test_what_is_meant_for_cisfs_is_taken_out() -> None:
-    got = environment.split({"A": "1", "CISFS_LAYERS": " top, ,/b ", "CISFS_SCRATCH": "none"})
-    assert got == environment.Split({"A": "1"}, ("top", "/b"), "none")
+    meant = {"CISFS_LAYERS": " top, ,/b ", "CISFS_SCRATCH": "none", "CISFS_FETCH_TIMEOUT": " 5"}
+    got = environment.split({"A": "1", **meant})
+    assert got == environment.Split({"A": "1"}, ("top", "/b"), "none", "5")
     assert environment.split({"A": "1"}) == environment.Split({"A": "1"}, (), None)
 
 

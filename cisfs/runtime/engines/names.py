@@ -13,7 +13,7 @@ from pathlib import Path
 from cisfs.errors import EngineError
 from cisfs.layer.admission import named_by_environment
 from cisfs.registry.attach import resolve, resolve_from_here
-from cisfs.runtime.environment import LAYERS_VARIABLE, SCRATCH_VARIABLE, split
+from cisfs.runtime.environment import FETCH_VARIABLE, LAYERS_VARIABLE, SCRATCH_VARIABLE, split
 from cisfs.runtime.images.reference import transport_of
 from cisfs.runtime.options import Options, settled
 
@@ -36,7 +36,7 @@ def image_name(options: Options, engine: str) -> str:
 
 
 def variables(options: Options) -> dict[str, str]:
-    """Return the variables that tell `cisfs-runtime` of layers and scratch."""
+    """Return the variables that tell `cisfs-runtime` of layers, scratch and patience."""
     found = {}
     if options.layers:
         paths = [str(path) for path in places(options)]
@@ -46,6 +46,8 @@ def variables(options: Options) -> dict[str, str]:
     known = settled(options)
     if options.scratch is not None or known.read_only:
         found[SCRATCH_VARIABLE] = str(known.scratch)
+    if options.fetch_patience is not None:
+        found[FETCH_VARIABLE] = f"{options.fetch_patience:g}"
     return found
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cisfs.errors import CisfsError, EngineError, FormatError
 from cisfs.keys import memory
 from cisfs.mount import syscalls
-from cisfs.mount.assignment import MOUNTED, live
+from cisfs.mount.assignment import FETCH_PATIENCE, MOUNTED, live, patience
 from cisfs.runtime import scratch
 from cisfs.runtime.oci import record, spec
 from cisfs.runtime.oci.line import Line
@@ -47,12 +47,13 @@ def prepare(line: Line, runtime: str) -> None:
     if wanted is None or not _ID.fullmatch(line.container):
         return  # runc refuses what is no id
     kind = scratch.parse(wanted.scratch) if wanted.scratch is not None else Scratch()
+    wait = patience(wanted.fetch_timeout) if wanted.fetch_timeout is not None else FETCH_PATIENCE
     if os.geteuid() != 0:
         raise EngineError("containers with encrypted layers take root: their layers are mounted")
     record.sweep()
     place = record.claim(record.name_of(line.container, line.root))
     try:
-        _mount(line, runtime, bundle, config, wanted, kind, place)
+        _mount(line, runtime, bundle, config, wanted.layers, kind, wait, place)
     except BaseException:
         place.remove()
         raise
@@ -84,8 +85,9 @@ def _mount(
     runtime: str,
     bundle: Path,
     config: spec.Json,
-    wanted: spec.Wanted,
+    layers: tuple[str, ...],
     kind: Scratch,
+    wait: float,
     place: record.Place,
 ) -> None:
     from cisfs.runtime import restored, stack
@@ -96,8 +98,9 @@ def _mount(
         container=line.container,
         bundle=bundle,
         base=bundle / spec.root_path(config),
-        layers=wanted.layers,
+        layers=layers,
         scratch=kind,
+        fetch_patience=wait,
         store=Path(line.own.get("store", STORE)),
         place=place,
         home=_leave(),
@@ -109,7 +112,7 @@ def _mount(
         policy=Path(line.own["policy"]).absolute() if "policy" in line.own else None,
     )
     _have_kept(task)
-    own = restored.environment(stack.layer_places(place.mounts, len(wanted.layers)))
+    own = restored.environment(stack.layer_places(place.mounts, len(layers)))
     changed = spec.rewritten(
         config,
         str(place.mounts / "root"),

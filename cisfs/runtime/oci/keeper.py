@@ -56,11 +56,11 @@ _SEEKING_MS = 50  # between looks for the container's first process
 class Task:
     """What to keep.
 
-    `base` is the public root filesystem, `runtime` the program that is to create the container,
-    `root` where that keeps its state, `pid_file` where
-    it writes the first process's number; `ends_at_once`: no process outlives the first;
-    `stop_signal` names what asks the container to end, None where the engine does not say; `policy`
-    is the trust policy, if it is not the host's.
+    `base` is the public root filesystem, `fetch_patience` the seconds that a read waits for what
+    was not fetched yet, `runtime` the program that is to create the container, `root` where that
+    keeps its state, `pid_file` where it writes the first process's number; `ends_at_once`: no
+    process outlives the first; `stop_signal` names what asks the container to end, None where the
+    engine does not say; `policy` is the trust policy, if it is not the host's.
     """
 
     container: str
@@ -68,6 +68,7 @@ class Task:
     base: Path
     layers: tuple[str, ...]
     scratch: Scratch
+    fetch_patience: float
     store: Path
     place: Place
     home: int
@@ -114,7 +115,13 @@ def _mount(task: Task, undo: ExitStack) -> tuple[Stack, Sequence[Holding]]:
         base=task.base,
         scratch=task.scratch,
         store=task.store,
-        options=MountOptions(read_only=True, log_file=task.place.log, home=task.home, fetch=become),
+        options=MountOptions(
+            read_only=True,
+            log_file=task.place.log,
+            home=task.home,
+            fetch=become,
+            fetch_patience=task.fetch_patience,
+        ),
     )
     paths = [resolve(layer, task.policy) for layer in task.layers]
     for path in paths:

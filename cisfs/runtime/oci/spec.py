@@ -17,10 +17,12 @@ Kind = TypeVar("Kind")
 
 LAYERS_ANNOTATION = "dev.cisfs.layers"
 SCRATCH_ANNOTATION = "dev.cisfs.scratch"
+FETCH_ANNOTATION = "dev.cisfs.fetch-timeout"
 LAYERS_VARIABLE = "CISFS_LAYERS"
 SCRATCH_VARIABLE = "CISFS_SCRATCH"
+FETCH_VARIABLE = "CISFS_FETCH_TIMEOUT"
 _STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"  # image-spec, annotations.md
-_VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE)
+_VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE, FETCH_VARIABLE)
 
 # The kernel's keyrings belong to users and not to containers: root in a container could read what
 # `cisfs unlock` left for root on the host, whatever its capabilities.
@@ -37,10 +39,14 @@ _NO_CORE = {"type": "RLIMIT_CORE", "soft": 1, "hard": 1}
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a bundle names: layers, the topmost first, and the kind of scratch, if it says one."""
+    """What a bundle names: layers, the topmost first, and the kind of scratch, if it says one.
+
+    `fetch_timeout`: the seconds that a read waits for what was not fetched yet, if it says that.
+    """
 
     layers: tuple[str, ...]
     scratch: str | None
+    fetch_timeout: str | None = None
 
 
 def wanted(config: Json) -> Wanted | None:
@@ -54,7 +60,8 @@ def wanted(config: Json) -> Wanted | None:
     layers = annotations.get(LAYERS_ANNOTATION, variables.get(LAYERS_VARIABLE))
     scratch = annotations.get(SCRATCH_ANNOTATION, variables.get(SCRATCH_VARIABLE))
     names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
-    return Wanted(names, scratch) if names or scratch else None
+    timeout = annotations.get(FETCH_ANNOTATION, variables.get(FETCH_VARIABLE))
+    return Wanted(names, scratch, timeout) if names or scratch else None
 
 
 def root_path(config: Json) -> str:
