@@ -13,6 +13,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from cisfs.mount import rundir
 from cisfs.mount.points import MountEntry
 
 DIRECTORY = Path("/run/cisfs/mounts")
@@ -108,8 +109,7 @@ def _locked(path: Path) -> int:
 def _opened(path: Path) -> int:
     while True:
         try:
-            for directory in (DIRECTORY.parent, DIRECTORY):
-                directory.mkdir(mode=0o700, exist_ok=True)
+            rundir.make(DIRECTORY.parent, DIRECTORY)
             return os.open(path, _FLAGS, 0o600)
         except FileNotFoundError:
             continue  # somebody's `forget` removed the empty directory just now
@@ -119,6 +119,4 @@ def forget(device: str) -> None:
     """Remove the record of a device, if there is one."""
     with contextlib.suppress(OSError):
         (DIRECTORY / device).unlink()
-    for directory in (DIRECTORY, DIRECTORY.parent):
-        with contextlib.suppress(OSError):  # others have theirs in it
-            directory.rmdir()
+    rundir.remove(DIRECTORY, DIRECTORY.parent)

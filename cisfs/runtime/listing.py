@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.mount import rundir
 from cisfs.runtime import workspace
 from cisfs.runtime.holdings import Holding
 
@@ -174,9 +175,8 @@ def find_running(wanted: str) -> Container:
 def _listing() -> Iterator[None]:
     """Let nobody else add to the list."""
     while True:
-        workspace.BASE.mkdir(mode=0o700, exist_ok=True)
         try:
-            DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+            rundir.make(workspace.BASE, DIRECTORY)
             lock = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue  # another container ended just now, and removed the empty directory

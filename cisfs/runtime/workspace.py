@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from cisfs.mount import rundir
 from cisfs.runtime import cgroup
 from cisfs.runtime.bundle import cgroup_path
 
@@ -44,8 +45,7 @@ def claim() -> Workspace:
         identifier = secrets.token_hex(_ID_BYTES)
         path = BASE / f"{_PREFIX}{identifier}"
         try:
-            BASE.mkdir(mode=0o700, exist_ok=True)
-            path.mkdir(mode=0o700)
+            rundir.make(BASE, path)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue  # another run, ending, removed the empty parent (or swept us) just now
@@ -74,11 +74,7 @@ def sweep() -> None:
 
 def remove_empty(directory: Path) -> None:
     """Remove a directory in /run/cisfs, and that one, too, unless others have something there."""
-    for path in (directory, BASE):
-        try:
-            path.rmdir()
-        except OSError:
-            pass  # gone already, or not empty
+    rundir.remove(directory, BASE)
 
 
 def _lock(descriptor: int) -> bool:

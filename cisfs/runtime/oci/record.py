@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cisfs.errors import BusyError
+from cisfs.mount import rundir
 
 BASE = Path("/run/cisfs/containers")
 MOUNTS, ROOT = "mnt", "root"
@@ -72,8 +73,7 @@ def claim(name: str) -> Place:
     path, end = BASE / name, time.monotonic() + _PATIENCE
     while True:
         try:
-            for directory in (BASE.parent, BASE, path):
-                directory.mkdir(mode=0o700, exist_ok=True)
+            rundir.make(BASE.parent, BASE, path)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # another, ending, removed the empty parent just now
@@ -167,6 +167,4 @@ def _remove(path: Path) -> None:
     for file in (_RECORD, f"{_RECORD}.part", _LOG):
         with contextlib.suppress(OSError):
             (path / file).unlink()
-    for directory in (path / MOUNTS / ROOT, path / MOUNTS, path, BASE, BASE.parent):
-        with contextlib.suppress(OSError):  # something is in it: others have theirs beside ours
-            directory.rmdir()
+    rundir.remove(path / MOUNTS / ROOT, path / MOUNTS, path, BASE, BASE.parent)
