@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit import vaults
+from tests.unit.age_files import scrypt_file
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +20,17 @@ def no_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def cheap_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What age makes of passphrases, without the second that it calibrates each of them to."""
+    pyrage = pytest.importorskip("pyrage")
+
+    def encrypt(data: bytes, words: str) -> bytes:
+        return scrypt_file(bytes(data), words.encode(), 4)
+
+    monkeypatch.setattr(pyrage.passphrase, "encrypt", encrypt)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_key_file_opens_what_it_made(here: Path) -> None:
     assert opens("old.cis", "--key-file", "old.key", "-i", "ann.key")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here", "cheap_age")
 def test_a_passphrase_opens_slots_of_age_too() -> None:
     assert main(["init", "x", "-r", "age-passphrase:words"]) == 0
     assert opens("x", "--passphrase-file", "words")

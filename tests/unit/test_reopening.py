@@ -66,8 +66,8 @@ def test_all_of_them_in_any_order() -> None:
     assert not are_for(slots[1:], all_of_them, MASTER, ID)
 
 
+@pytest.mark.usefixtures("cheap_age")
 def test_passphrases_in_ages_way_are_told_apart_too() -> None:
-    """They take a second each, so this is the only test with them."""
     slots = new_slots(MASTER, ScryptRecipient(WORDS), ID)
     assert are_for(slots, ScryptRecipient(WORDS), MASTER, ID)
     assert not are_for(slots, ScryptRecipient(OTHER_WORDS), MASTER, ID)
