@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("source", metavar="SOURCE", type=layer, help="the vault or sealed layer")
+    parser.add_argument("source", metavar="SOURCE", help="the vault or sealed layer")
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     parser.add_argument(
         "--read-only", action="store_true", help="allow no changes; several such mounts may coexist"
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.layer.opening import open_layer
     from cisfs.layer.sealed import SealedLayer
     from cisfs.mount import attendance, server
+    from cisfs.registry import attach
     from cisfs.registry.fetcher_launch import become
 
     options = server.MountOptions(
@@ -112,17 +113,19 @@ def run(args: argparse.Namespace) -> int:
         fetch=become,
         fetch_patience=args.fetch_timeout,
     )
-    server.check(args.source, args.mountpoint)
-    attendance.begin(args.source, options)
-    layer = open_layer(
-        args.source,
-        lambda: unlocked.opener(args.source, args),
+    source = layer(args.source)
+    attach.check(args.source, source, admission.named_by_environment())
+    server.check(source, args.mountpoint)
+    attendance.begin(source, options)
+    opened = open_layer(
+        source,
+        lambda: unlocked.opener(source, args),
         read_only=args.read_only,
         admission=admission.from_environment(),
     )
-    running = server.start(layer, args.mountpoint, options)
-    layer.abandon()
-    if isinstance(layer, SealedLayer) and os.geteuid() != 0:
+    running = server.start(opened, args.mountpoint, options)
+    opened.abandon()
+    if isinstance(opened, SealedLayer) and os.geteuid() != 0:
         image = args.mountpoint / server.IMAGE_NAME
         print(f"without root only the decrypted image is shown: {image}")
     return running.wait() if args.foreground else 0

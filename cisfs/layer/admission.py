@@ -2,8 +2,9 @@
 
 The policy is /etc/cisfs/policy.toml, or the file that CISFS_POLICY names; without either anything
 may be used.  A layer is judged under two names: the one that it was given, and the one that the
-kernel has for the file which was opened, without symlinks.  Both must be admitted.  Does not know
-the policy's language (`cisfs.layer.policy`).  Safe anywhere.
+kernel has for the file which was opened, without symlinks.  Both must be admitted.  A path in the
+caller's store says no more than the identity: the repository that the layer came from stands for
+it, too.  Does not know the policy's language (`cisfs.layer.policy`).  Safe anywhere.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.crypto.signatures import is_valid
-from cisfs.errors import CisfsError, UntrustedError, UsageError
+from cisfs.errors import CisfsError, FormatError, UntrustedError, UsageError
 from cisfs.format.signatures import Signature
 from cisfs.keys import signing
 from cisfs.layer import detached, policy, store, trusted_file
 from cisfs.layer.candidate import Admission, Candidate
+from cisfs.layer.origin import NAME, Origin
 from cisfs.layer.policy import Demand, Policy, Signer
 
 FILE = Path("/etc/cisfs/policy.toml")
@@ -79,11 +81,17 @@ class Judge:
         demands = [
             demand
             for path, name in _spellings(candidate)
-            for demand in self.policy.demands(path, name)
+            for demand in self.policy.demands(path, name, self._source(Path(path)))
         ]
         signatures = _Signatures(candidate)
         for demand in demands:
             self._check(str(candidate.path), demand, candidate.identity, signatures)
+
+    def admit_as(self, candidate: Candidate, reference: str) -> None:
+        """Raise UntrustedError if a layer that is here may not be used by a full reference."""
+        signatures = _Signatures(candidate)
+        for demand in self.policy.demands_of_reference(reference):
+            self._check(reference, demand, candidate.identity, signatures)
 
     def check(self, identity: str, signatures: Sequence[Signature], reference: str) -> None:
         """Raise UntrustedError if what a full reference names in a registry may not be used.
@@ -92,6 +100,19 @@ class Judge:
         """
         for demand in self.policy.demands_of_reference(reference):
             self._check(reference, demand, identity, _Signatures(None, signatures))
+
+    def _source(self, path: Path) -> str:
+        """Return the repository that the layer at a path of our store came from, "" for others."""
+        if not self.policy.names_registries or not store.has_pulled(path):
+            return ""
+        try:
+            return Origin.read(path.parent).name
+        except (FormatError, OSError):
+            raise UntrustedError(
+                f"{path} may not be used: the policy {self.path} has rules about registries, and "
+                f"{path.parent / NAME} does not say where it came from; remove both, and pull it "
+                "again"
+            ) from None
 
     def _check(self, what: str, demand: Demand, identity: str, signatures: _Signatures) -> None:
         where = f"the policy {self.path}, {demand.where}"

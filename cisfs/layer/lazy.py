@@ -27,13 +27,12 @@ from cisfs.errors import AbsentError, FormatError, IntegrityError, UntrustedErro
 from cisfs.format.presence import header_for
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
-from cisfs.format.signatures import is_identity
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import origin, presence
 from cisfs.layer.image_reader import ImageReader, ReadLayer
 from cisfs.layer.origin import Origin
 from cisfs.layer.presence import Presence
-from cisfs.layer.pulled import LAYER, directory_of
+from cisfs.layer.pulled import LAYER, directory_of, is_stored
 from cisfs.layer.writing import sync_directory
 
 SOCKET = "fetch"
@@ -56,7 +55,7 @@ class PartialLayer:
 def is_partial(path: Path) -> bool:
     """Tell whether the layer at `path` is one of our store of which something is missing."""
     return (
-        _is_stored(path)
+        is_stored(path)
         and _is_ours(path.parent)
         and not presence.says_complete(path.parent / presence.NAME)
     )
@@ -68,7 +67,7 @@ def find(path: Path, header: LayerHeader) -> PartialLayer | None:
     Takes note that it was used.  Raises FormatError, UntrustedError if something is missing and
     others could say where it is, OSError.
     """
-    if not _is_stored(path):
+    if not is_stored(path):
         return None
     if not _is_ours(path.parent):
         if os.path.lexists(path.parent / presence.NAME):
@@ -183,10 +182,6 @@ def write_presence(path: Path, layer: LayerHeader, *, full: bool = False) -> Non
         presence.create(fd, header_for(layer.identity, layer.geometry), full=full)
     finally:
         os.close(fd)
-
-
-def _is_stored(path: Path) -> bool:
-    return path.name == LAYER and is_identity(path.parent.name)
 
 
 def _is_ours(directory: Path) -> bool:

@@ -5,7 +5,7 @@
 
     [[rule]]
     layers = ["payroll*", "/srv/layers/*.cis"]  # names in the host's directory, or absolute paths
-    registries = ["registry.example/team/"]     # what is pulled from there
+    registries = ["registry.example/team/"]     # what is pulled from there, whenever it is used
     signers = ["/etc/cisfs/signers/alice.pub", "ed25519:BASE64"]
     threshold = 1                               # how many of them; default: all
 
@@ -79,9 +79,22 @@ class Policy:
     rules: tuple[Rule, ...]
     default: Demand | None
 
-    def demands(self, path: str, name: str) -> list[Demand]:
-        """Return all that is asked of a layer under one of its paths; `name`: see `Rule`."""
-        return self._of(rule for rule in self.rules if rule.is_about(path, name))
+    @property
+    def names_registries(self) -> bool:
+        """Whether it makes a difference where a layer was pulled from."""
+        return any(rule.registries for rule in self.rules)
+
+    def demands(self, path: str, name: str, source: str = "") -> list[Demand]:
+        """Return all that is asked of a layer under one of its paths; `name`: see `Rule`.
+
+        `source` is HOST/NAME that a pulled one came from, where that is another name of this path.
+        """
+        wanted = canonical_reference(source)
+        return self._of(
+            rule
+            for rule in self.rules
+            if rule.is_about(path, name) or (source and rule.is_about_reference(wanted))
+        )
 
     def demands_of_reference(self, reference: str) -> list[Demand]:
         """Return all that is asked of what is pulled by a full reference, HOST/NAME[:TAG]."""

@@ -20,6 +20,11 @@ def directory_of(store: Path, identity: str) -> Path:
     return store / SEALED / identity
 
 
+def is_stored(path: Path) -> bool:
+    """Tell whether a path is that of a layer in a store, whichever that is."""
+    return path.name == LAYER and is_identity(path.parent.name)
+
+
 def store_of(directory: Path) -> Path:
     """Return the store that a layer's directory is in."""
     return directory.parent.parent

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cisfs.errors import NotAVaultError, UsageError
 from cisfs.layer.opening import SUFFIX
-from cisfs.layer.pulled import LAYER, directory_of
+from cisfs.layer.pulled import LAYER, directory_of, is_stored, store_of
 
 SYSTEM = Path("/var/lib/cisfs")
 DIRECTORY = SYSTEM / "layers"
@@ -41,6 +41,12 @@ def identity_in(reference: str) -> str | None:
 def pulled(identity: str) -> Path:
     """Return the path of the layer of an identity, if it was pulled."""
     return directory_of(local(), identity) / LAYER
+
+
+def has_pulled(path: Path) -> bool:
+    """Tell whether an absolute path is that of a layer in the caller's store; there may be none."""
+    stores = (str(local()), os.path.realpath(local()))
+    return is_stored(path) and str(store_of(path.parent)) in stores
 
 
 def resolve(reference: str) -> Path:

@@ -1,6 +1,7 @@
 """Layers that are named by repository and identity, put into the local store without their data.
 
-Header and key slots are fetched; the rest comes when it is read (`cisfs.registry.fetcher`).  One
+Header and key slots are fetched; the rest comes when it is read (`cisfs.registry.fetcher`).  What
+is here already may have come from elsewhere, so it is judged by the name that it has now, too.  One
 thread; any number of processes.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from cisfs.errors import NotAVaultError, UsageError
 from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.layer import store
+from cisfs.layer.pulled import is_stored
 
 _HTTP = "httpx"
 
@@ -19,26 +21,45 @@ def resolve(reference: str, policy: Path | None = None) -> Path:
     """Return the path of a layer, as `store.resolve` does; one that is not here is attached.
 
     `policy` is the trust policy that has to allow it, if it is not the host's.  Raises as that
-    does, and RegistryError, UntrustedError, FormatError, OSError.
+    does, and RegistryError, UntrustedError, FormatError, BusyError, OSError.
     """
     try:
-        return store.resolve(reference)
+        path = store.resolve(reference)
     except NotAVaultError:
         if not _is_remote(reference):
             raise
-    return _attached(reference, policy)
+        return _attached(reference, policy)
+    check(reference, path, policy)
+    return path
 
 
 def resolve_from_here(reference: str) -> Path:
     """The same as a user names layers, by their policy; see `store.resolve_from_here`."""
+    from cisfs.layer import admission
+
+    policy = admission.named_by_environment()
     try:
-        return store.resolve_from_here(reference)
+        path = store.resolve_from_here(reference)
     except NotAVaultError:
         if not _is_remote(reference):
             raise
-    from cisfs.layer import admission
+        return _attached(reference, policy)
+    check(reference, path, policy)
+    return path
 
-    return _attached(reference, admission.named_by_environment())
+
+def check(reference: str, path: Path, policy: Path | None) -> None:
+    """Raise UntrustedError if the layer at `path` may not be used under the repository it is named
+    with, if it is: see `resolve`.
+    """
+    if not _is_remote(reference) or not is_stored(path):
+        return
+    from cisfs.layer import admission, sealed_file
+    from cisfs.registry.reference import Reference
+
+    name = Reference.parse(reference.rpartition("@")[0]).name
+    with sealed_file.carried(path) as found:
+        admission.load(policy).admit_as(found.candidate, name)
 
 
 def _is_remote(reference: str) -> bool:

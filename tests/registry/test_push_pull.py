@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -17,8 +18,8 @@ from cisfs.cli.main import main
 from cisfs.errors import NotAVaultError, NotFoundError, UntrustedError
 from cisfs.format.sealed import base_of, check_base
 from cisfs.keys.slots import slot_id
-from cisfs.layer import keyslots, lazy, store
-from cisfs.layer.opening import describe, master_key
+from cisfs.layer import admission, keyslots, lazy, store
+from cisfs.layer.opening import describe, master_key, open_layer
 from cisfs.layer.origin import Origin
 from cisfs.layer.sealed_file import stored
 from cisfs.layer.sealing import StoredImage, seal_image
@@ -39,6 +40,7 @@ from tests.unit.vaults import KEY
 
 MIB = 1 << 20
 CANARY = b"the canary sings"
+POLICY = Path("policy.toml")
 IMAGE = (CANARY + layers.image(8 * MIB))[: 8 * MIB]
 
 
@@ -214,6 +216,33 @@ def test_a_policy_is_asked_before_anything_is_stored(
     with pytest.raises(UntrustedError, match="forbids it"):
         attach.resolve(named, Path("policy.toml"))
     assert not (store.local() / "sealed").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_policy_about_registries_holds_for_what_was_pulled(
+    front: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed, it is used; by way of a mirror that no rule names, it is not, until it is signed."""
+    assert main(["keygen", "--signing", "-o", "release.key"]) == 0
+    assert push(f"{front.name}/mirror/app:1") == 0
+    assert main(["pull", f"{front.name}/mirror/app:1"]) == 0
+    rule = f'[[rule]]\nregistries = ["{front.name}/rule/"]\n'
+    signers = f'signers = ["{Path("release.key.pub").absolute()}"]\n'
+    private("policy.toml", f"{rule}{signers}".encode())
+    monkeypatch.setenv("CISFS_POLICY", "policy.toml")
+    identity = describe(Path("private.cis"))["identity"]
+    named = f"{front.name}/rule/app@{identity}"
+    with pytest.raises(UntrustedError, match="rule 1, asks for a signature"):
+        attach.resolve_from_here(named)
+    with pytest.raises(UntrustedError, match="rule 1, asks for a signature"):
+        attach.resolve(named, POLICY)
+    assert main(["sign", "private.cis", "--key", "release.key", "--embed"]) == 0
+    shutil.rmtree(store.local())
+    assert push(f"{front.name}/rule/app:1") == 0
+    private("policy.toml", f"[default]\nallow = false\n{rule}{signers}".encode())
+    assert main(["pull", f"{front.name}/rule/app:1"]) == 0
+    path = attach.resolve(named, POLICY)
+    open_layer(path, KEY, admission=admission.of_host(POLICY)).close()
 
 
 @pytest.mark.usefixtures("here")

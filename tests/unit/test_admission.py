@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.cli.main import main
 from cisfs.crypto.signatures import SigningKey, signer_of
 from cisfs.errors import BusyError, CisfsError, FormatError, UntrustedError
 from cisfs.format.signatures import Signature, SignatureFile, spelled_signer
 from cisfs.keys.credentials import Opener
 from cisfs.keys.signing import signature_of
-from cisfs.layer import admission, detached, opening, sealed_file, store
+from cisfs.layer import admission, detached, opening, origin, sealed_file, store
+from cisfs.layer.origin import Origin
 from cisfs.layer.sealed import describe
+from cisfs.registry import attach
 from tests.unit import layers, vaults
 from tests.unit.vaults import KEY
 
@@ -374,6 +377,111 @@ def test_what_is_pulled_is_judged_by_its_reference(has: Callable[[str], Path]) -
     for signatures in ([], [signature_of(EVE, ANOTHER)], [signature_of(ALICE, ANOTHER[:-1] + "c")]):
         with pytest.raises(UntrustedError, match=f"^{name} may not be used: .*rule 1, asks"):
             judge.check(ANOTHER, signatures, name)
+
+
+@pytest.fixture
+def pulled(layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The layer in the caller's store, from registry.example/team/app."""
+    monkeypatch.setattr(store, "local", lambda: tmp_path / "data")
+    path = store.pulled(identity(layer))
+    path.parent.mkdir(parents=True)
+    layer.rename(path)
+    came_from(path, "team/app")
+    return path
+
+
+def came_from(path: Path, repository: str) -> None:
+    source = Origin("registry.example", repository, (("sha256:0", 1),))
+    (path.parent / origin.NAME).write_bytes(source.pack())
+
+
+TEAM = '[[rule]]\nregistries = ["registry.example/team"]\n'
+
+
+def test_what_was_pulled_is_judged_by_where_it_came_from(
+    pulled: Path, has: Callable[[str], Path]
+) -> None:
+    has(f'{TEAM}signers = ["{A}"]\n')
+    refused(pulled, f"rule 1, asks for a signature; missing: {A}")
+    came_from(pulled, "other/app")
+    enter(pulled)
+    has(f'[default]\nallow = false\n{TEAM}signers = ["{A}"]\n')
+    refused(pulled, "[default], forbids it")
+    came_from(pulled, "team/app")
+    refused(pulled, "rule 1, asks")
+    sign(pulled, ALICE, embed=True)
+    enter(pulled)
+
+
+def test_rules_about_its_path_hold_as_well(pulled: Path, has: Callable[[str], Path]) -> None:
+    paths = f'[[rule]]\nlayers = ["{store.local()}/**"]\n'
+    has(f'[default]\nallow = false\n{TEAM}allow = true\n{paths}signers = ["{A}"]\n')
+    refused(pulled, "rule 2, asks")
+    has(f'{TEAM}signers = ["{A}"]\n{paths}allow = true\n')
+    refused(pulled, "rule 1, asks")
+
+
+def test_a_store_may_be_a_link(
+    pulled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: Callable[[str], Path]
+) -> None:
+    (tmp_path / "link").symlink_to(store.local())
+    monkeypatch.setattr(store, "local", lambda: tmp_path / "link")
+    has(f"[default]\nallow = false\n{TEAM}allow = true\n")
+    enter(store.pulled(identity(pulled)))
+    enter(pulled)
+
+
+def test_where_it_came_from_is_no_name_of_a_link(
+    pulled: Path, tmp_path: Path, has: Callable[[str], Path]
+) -> None:
+    (tmp_path / "x.cis").symlink_to(pulled)
+    has(f"[default]\nallow = false\n{TEAM}allow = true\n")
+    refused(tmp_path / "x.cis", "[default], forbids it")
+
+
+def test_another_directory_does_not_say_where_a_layer_came_from(
+    pulled: Path, tmp_path: Path, has: Callable[[str], Path]
+) -> None:
+    has(f"[default]\nallow = false\n{TEAM}allow = true\n")
+    store.local().rename(tmp_path / "elsewhere")
+    refused(tmp_path / "elsewhere" / pulled.relative_to(store.local()), "[default], forbids it")
+
+
+@pytest.mark.parametrize("left", [None, b"nonsense"])
+def test_what_does_not_say_where_it_came_from(
+    pulled: Path, has: Callable[[str], Path], left: bytes | None
+) -> None:
+    (pulled.parent / origin.NAME).unlink()
+    if left is not None:
+        (pulled.parent / origin.NAME).write_bytes(left)
+    has(f'{TEAM}signers = ["{A}"]\n')
+    refused(pulled, "does not say where it came from; remove both, and pull it again")
+    has("[default]\nallow = true\n")
+    enter(pulled)
+
+
+def test_what_is_here_is_judged_by_the_name_that_it_has_now(
+    pulled: Path, has: Callable[[str], Path]
+) -> None:
+    came_from(pulled, "mirror/app")
+    has(f'{TEAM}signers = ["{A}"]\n')
+    named = f"registry.example/team/app@{identity(pulled)}"
+    for resolve in (attach.resolve, attach.resolve_from_here):
+        assert resolve(named.replace("team", "other")) == pulled
+        assert resolve(identity(pulled)) == pulled
+        with pytest.raises(UntrustedError, match=r"^registry\.example/team/app may not .*rule 1"):
+            resolve(named)
+    sign(pulled, ALICE)
+    assert attach.resolve(named) == attach.resolve_from_here(named) == pulled
+
+
+def test_mount_judges_by_that_name_too(
+    pulled: Path, has: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    came_from(pulled, "mirror/app")
+    has(f'{TEAM}signers = ["{A}"]\n')
+    assert main(["mount", f"registry.example/team/app@{identity(pulled)}", "nowhere"]) == 21
+    assert "registry.example/team/app may not be used" in capsys.readouterr().err
 
 
 @pytest.fixture
