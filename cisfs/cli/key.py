@@ -17,7 +17,8 @@ HELP = "list, add and remove who can open a vault or sealed layer, or change its
 
 _EPILOG = """\
 LAYER is a path, or the name of a layer in /var/lib/cisfs/layers.  list, add and remove also take
-docker://IMAGE, an image in a registry, for its sealed layers.
+docker://IMAGE, an image in a registry, for its sealed layers.  rotate takes no layer that was
+pulled, whose identity is its name: copy it out of the store first.
 
 list shows the key slots.  Each holds the layer's key, wrapped for one recipient, and is known by
 its id.

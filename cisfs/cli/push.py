@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rebase",
         action="store_true",
         help="bind layers that were sealed for another base to BASE; takes their keys, and changes "
-        "LAYER and its identity",
+        "LAYER and its identity; not of pulled ones",
     )
     parser.add_argument(
         "--format",
@@ -120,7 +120,7 @@ def _rebase(args: argparse.Namespace, base: Base, layers: Sequence[Path]) -> Non
         try:
             check_base(stored(path)[0], below)
         except BaseMismatchError:
-            identity, lost = rebase(path, unlocked.opener(path, args), below)
+            identity, lost = rebase(path, partial(unlocked.opener, path, args), below)
             signatures = f", without its {lost} signatures" if lost else ""
             print(f"bound {path} to {args.base}: it is {identity} now{signatures}", file=sys.stderr)
 

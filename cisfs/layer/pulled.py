@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cisfs.errors import UsageError
 from cisfs.format.signatures import is_identity
 
 SEALED = "sealed"  # in the store
@@ -23,6 +24,15 @@ def directory_of(store: Path, identity: str) -> Path:
 def is_stored(path: Path) -> bool:
     """Tell whether a path is that of a layer in a store, whichever that is."""
     return path.name == LAYER and is_identity(path.parent.name)
+
+
+def check_is_own(path: Path) -> None:
+    """Raise UsageError for a layer in a store, which is never given another identity."""
+    if is_stored(path):
+        raise UsageError(
+            f"{path} was pulled, and is known in the store by its identity, which would change: "
+            "copy it out first, and change the copy"
+        )
 
 
 def store_of(directory: Path) -> Path:

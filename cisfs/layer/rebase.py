@@ -18,6 +18,7 @@ from cisfs.format.sealed_geometry import SLOTS_OFFSET
 from cisfs.format.slotarea import AREAS_SIZE
 from cisfs.keys.credentials import Opener
 from cisfs.layer import slotarea
+from cisfs.layer.pulled import check_is_own
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.wholefile import whole_file
 from cisfs.layer.writing import write_all
@@ -31,9 +32,10 @@ def rebase(
     """Bind the layer at `path` to the layers with `diff_ids`, the lowest first; None: to nothing.
 
     Returns the new identity, and how many signatures it has lost: they are for the old one.  Raises
-    what `SealedLayer.open` raises, OSError.
+    UsageError for a layer in a store, what `SealedLayer.open` raises, OSError.
     """
     where = path.resolve()
+    check_is_own(where)
     layer = SealedLayer.open(path, opener)
     try:
         header = layer.rebound(UNBOUND if diff_ids is None else base_of(diff_ids))

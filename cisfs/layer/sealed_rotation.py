@@ -29,6 +29,7 @@ from cisfs.layer.checkpoints import Checkpoints
 from cisfs.layer.fallocate import allocate
 from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.partial import Partial, claimed_file, partial_file
+from cisfs.layer.pulled import check_is_own
 from cisfs.layer.rotation_request import Request, Rotated, naming_full_disks
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.sealing import BATCH, Sealing, batch_count, empty_leaves, packed_slots
@@ -40,9 +41,10 @@ CHECKPOINT = 256 << 20  # bytes of the image, at least, between two records
 def rotate_layer(path: Path, request: Request) -> Rotated:
     """Rotate the layer at `path`, which is no symlink, or go on where an earlier run ended.
 
-    Raises what `SealedLayer.open` and `claimed_file` raise, IntegrityError that names a damaged
-    unit, CisfsError when there is no space, OSError.
+    Raises UsageError for one in a store, what `SealedLayer.open` and `claimed_file` raise,
+    IntegrityError that names a damaged unit, CisfsError when there is no space, OSError.
     """
+    check_is_own(path)
     master = sealed.master_key(path, request.opener)
     with closing(SealedLayer.open(path, MasterKey(master))) as layer:
         wanted = request.recipients_after(layer.slots)

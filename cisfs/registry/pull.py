@@ -23,7 +23,7 @@ from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
 from cisfs.layer.origin import Origin
 from cisfs.layer.pulled import LAYER, directory_of
-from cisfs.layer.sealed_file import stored
+from cisfs.layer.sealed_file import read_header, stored
 from cisfs.layer.writing import sync_directory
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
@@ -145,10 +145,12 @@ def renew_slots(path: Path, text: SlotText) -> SlotText:
     """Give a layer that is here the key slots that the registry has; returns them.
 
     Whoever opens it checks whether they are authentic.  Raises WrongContentError if they are older
-    than those that it has, FormatError, OSError.
+    than those that it has, FormatError if it is another layer than its directory is for, OSError.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
+        if read_header(fd).identity != path.parent.name:
+            raise FormatError(f"{path} is another layer than its directory is for: move it away")
         return slotarea.update(fd, partial(_newer, text))
     finally:
         os.close(fd)

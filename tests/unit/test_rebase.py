@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cisfs.errors import WrongKeyError
+from cisfs.errors import FormatError, UsageError, WrongKeyError
 from cisfs.format.sealed import LayerHeader, base_of, check_base
 from cisfs.format.signatures import Signature
 from cisfs.keys.credentials import RawKey
-from cisfs.layer import slotarea
+from cisfs.layer import pulled, slotarea
 from cisfs.layer.rebase import rebase
 from cisfs.layer.rotation import rotate
+from cisfs.layer.sealed_file import stored
 from cisfs.layer.sealed_verify import verify_sealed
+from cisfs.registry.pull import renew_slots
 from tests.unit import layers
 from tests.unit.vaults import KEY, same
 
@@ -50,6 +53,36 @@ def test_nothing_but_header_and_signatures_changes(path: Path) -> None:
         assert same(layer.reader().read(0, len(IMAGE)), IMAGE)
         assert list(verify_sealed(layer)) == []
         check_base(layer.header, BELOW)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda path: rebase(path, KEY, BELOW), lambda path: rotate(path, KEY, KEY)]
+)
+def test_what_was_pulled_keeps_its_identity(path: Path, change: Callable[[Path], object]) -> None:
+    """The store knows it by that: the next pull would give it the key slots of another layer."""
+    place = pulled.directory_of(path.parent, stored(path)[0].identity) / pulled.LAYER
+    place.parent.mkdir(parents=True)
+    path.rename(place)
+    path.symlink_to(place)
+    before = place.read_bytes()
+    for each in (place, path):
+        with pytest.raises(UsageError, match=f"^{place} was pulled.*copy it out first"):
+            change(each)
+    assert place.read_bytes() == before
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_key_slots_are_not_put_into_another_layer(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    text = slotarea.read(fd).text
+    os.close(fd)
+    place = pulled.directory_of(path.parent, f"sha256:{'1' * 64}") / pulled.LAYER
+    place.parent.mkdir(parents=True)
+    path.rename(place)
+    with pytest.raises(FormatError, match="is another layer than its directory is for"):
+        renew_slots(place, replace(text, revision=7))
+    with layers.opened(place):
+        pass
 
 
 def test_a_rotation_keeps_the_binding(path: Path) -> None:
