@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cisfs.errors import CisfsError, UsageError, WrongKeyError
+from cisfs.keys import memory
 
 if TYPE_CHECKING:
     import pkcs11
@@ -30,7 +30,8 @@ _Key = Any  # an object of a class that is put together at run time, of what the
 
 def main() -> int:
     """Answer the request on standard input."""
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # 0 would not stop a core_pattern that pipes
+    memory.keep_private()
+    memory.lock()
     try:
         answer = _answer(json.loads(sys.stdin.buffer.read()))
     except CisfsError as error:

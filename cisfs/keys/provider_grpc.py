@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import ssl
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, UsageError
+from cisfs.keys import memory
 from cisfs.keys.child import MAX_ANSWER
 from cisfs.keys.loopback import is_loopback
 
@@ -65,7 +65,8 @@ def decode(message: bytes) -> bytes:
 
 def main() -> int:
     """Call the service that argv names with the request on standard input."""
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # 0 would not stop a core_pattern that pipes
+    memory.keep_private()
+    memory.lock()
     os.environ["GRPC_VERBOSITY"] = "NONE"  # its own words would come after ours
     try:
         seconds, address, *options = sys.argv[1:]

@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Sequence
 
 from cisfs.errors import CisfsError, FormatError, UsageError
 from cisfs.format.config import b64, canonical, from_b64, load
+from cisfs.keys import memory
 from cisfs.keys.vault_api import TransitKey, Vault
 
 USAGE = """\
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = given in (["--help"], ["-h"])
         print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 1
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # 0 would not stop a core_pattern that pipes
+    memory.keep_private()
+    memory.lock()
     try:
         request = sys.stdin.buffer.read(_MAX_REQUEST + 1)
         _limit_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import mmap
 import os
@@ -11,23 +12,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import cisfs
 from cisfs.cli.main import COMMANDS, WITH_KEYS
-from cisfs.keys import child, memory
+from cisfs.keys import child, memory, pkcs11_token, provider_grpc, transit
 from cisfs.keys.credentials import Passphrase, from_file
 from cisfs.keys.keypairs import PublicKey
 from cisfs.layer.wholefile import whole_file
+from cisfs.registry.ocicrypt import decoder, payload
 from tests.mount.harness.processes import Child
 from tests.unit.test_ordinary_user import as_ordinary_user
 
 SECRET_OPTIONS = {"--key-file", "--passphrase-file", "--identity", "--recipient", "--sign", "--key"}
 NOBODY = 65534
+PR_GET_DUMPABLE = 3  # linux/prctl.h
 PACKAGE = str(Path(cisfs.__file__).parents[1])
 PUBLIC = PublicKey.of(ec.generate_private_key(ec.SECP256R1()).public_key()).jwk
 LIMITS = "import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
@@ -100,6 +104,40 @@ def test_an_ordinary_user_goes_without() -> None:
         assert len(bytearray(64 << 20)) == 64 << 20
 
     as_ordinary_user(scenario)
+
+
+@pytest.mark.parametrize(
+    "main", [pkcs11_token.main, provider_grpc.main, transit.main, decoder.main]
+)
+@pytest.mark.parametrize("user", {os.geteuid(), NOBODY if os.geteuid() == 0 else os.geteuid()})
+def test_programs_of_ours_with_keys_are_private_before_they_read_any(
+    main: Callable[[], int], user: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the limit on cores is none, which an ordinary user cannot raise."""
+
+    class Seen(Exception):
+        pass
+
+    def look(*_size: int) -> bytes:
+        raise Seen
+
+    monkeypatch.setattr(sys, "argv", ["it"])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=look)))
+    monkeypatch.setattr(payload, "receive", look)
+    if main is provider_grpc.main:
+        monkeypatch.setattr(sys, "argv", ["it", "1", "localhost:1"])
+
+    def work() -> tuple[int, bool]:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if user != os.geteuid():
+            os.setuid(user)
+        with pytest.raises(Seen):
+            main()
+        return ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), locked() > 0
+
+    dumpable, is_locked = Child(work).result()
+    assert not dumpable
+    assert is_locked or user != 0
 
 
 def test_programs_that_are_asked_leave_no_core() -> None:

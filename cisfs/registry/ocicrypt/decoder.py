@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import syslog
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, FormatError
+from cisfs.keys import memory
 from cisfs.layer.writing import write_all
 from cisfs.registry.ocicrypt import payload
 
@@ -46,7 +46,8 @@ _PIECE = 1 << 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Decrypt the layer on standard input.  Returns 0, or 1 for any failure, as containerd asks."""
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # 0 would not stop a core_pattern that pipes
+    memory.keep_private()
+    memory.lock()
     try:
         args = _parser().parse_args(argv)
         told = payload.receive()  # now: once files are opened, descriptor 3 may be one of them
