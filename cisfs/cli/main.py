@@ -58,6 +58,7 @@ WITH_KEYS = frozenset(
         "push",
         "key",
         "unlock",
+        "status",
         "verify",
     }
 )
