@@ -11,7 +11,6 @@ import argparse
 import getpass
 import os
 import shlex
-import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,11 +19,11 @@ from pathlib import Path
 
 from cisfs.crypto.keys import SecretKey
 from cisfs.errors import NoKeyError, UsageError
+from cisfs.keys.private_files import MAX_SECRET_SIZE, limited, read_private
 from cisfs.keys.wrapping import Identity, Recipient
 
 KEY_SIZE = 32  # bytes in a key file
 FILE_VARIABLE = "CISFS_PASSPHRASE_FILE"
-MAX_SECRET_SIZE = 1 << 16  # bytes; a longer file is surely not a passphrase
 _OPTIONS = (
     "no passphrase or key: use --passphrase-file, --passphrase-command, --key-file or --identity, "
     f"or set {FILE_VARIABLE}"
@@ -89,13 +88,13 @@ def from_options(args: argparse.Namespace, *, purpose: str, confirm: bool = Fals
     if args.key_file is not None:
         return key_file(args.key_file)
     if args.passphrase_command is not None:
-        return Passphrase(_from_command(args.passphrase_command))
+        return from_command(args.passphrase_command)
     named = args.passphrase_file
     if named is None and os.environ.get(FILE_VARIABLE):
         named = Path(os.environ[FILE_VARIABLE])
     if named is not None:
-        return Passphrase(_first_line(_read(named, "passphrase file"), f"passphrase file {named}"))
-    return Passphrase(_ask(purpose, confirm, _OPTIONS_TO_MAKE if confirm else _OPTIONS))
+        return from_file(named)
+    return typed(purpose, confirm=confirm, instead=_OPTIONS_TO_MAKE if confirm else _OPTIONS)
 
 
 def key_file(path: Path) -> RawKey:
@@ -110,24 +109,11 @@ def key_file(path: Path) -> RawKey:
 
 
 def _read(path: Path, what: str) -> bytes:
-    if str(path) == "-":
-        return _limited(sys.stdin.buffer.read(MAX_SECRET_SIZE + 1), what, path)
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            # A pipe (`<(pass show vault)`) has no readers to shut out.
-            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-                raise UsageError(f"others can read {what} {path}; chmod 600 it")
-            data = file.read(MAX_SECRET_SIZE + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
-    return _limited(data, what, path)
-
-
-def _limited(data: bytes, what: str, path: Path) -> bytes:
-    if len(data) > MAX_SECRET_SIZE:
-        raise UsageError(f"{what} {path} is too long")
-    return data
+    if str(path) != "-":
+        return read_private(path, what)
+    if sys.stdin is None:
+        raise UsageError(f"cannot read {what} {path}: standard input is closed")
+    return limited(sys.stdin.buffer.read(MAX_SECRET_SIZE + 1), f"{what} {path}")
 
 
 def _first_line(data: bytes, where: str) -> bytes:
@@ -148,7 +134,7 @@ def _from_command(command: str) -> bytes:
     return _first_line(done.stdout, "passphrase command's output")
 
 
-def _ask(purpose: str, confirm: bool, instead: str = _OPTIONS) -> bytes:
+def _ask(purpose: str, confirm: bool, instead: str) -> bytes:
     try:
         with open("/dev/tty", "rb"):
             pass

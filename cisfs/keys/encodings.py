@@ -1,6 +1,6 @@
 """Public and private keys in the encodings that people have them in: PEM, DER, X.509, JWK.
 
-What it is, is seen from the bytes.  Does not know files (`cisfs.keys.private_files`) nor what the
+What it is, is seen from the bytes.  Does not know files (`cisfs.keys.identity_files`) nor what the
 keys are for, other than that signing keys will not do.  Pure, but for a password that it asks the
 caller for; safe anywhere.
 """

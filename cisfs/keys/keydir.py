@@ -50,7 +50,7 @@ def identities(place: Path | None = None) -> list[Identity | RawKey]:
         _check(path, path.stat(), 0o600)
     if not files:
         return []
-    from cisfs.keys.private_files import load_identities
+    from cisfs.keys.identity_files import load_identities
 
     return [each for path in files for each in load_identities(path)]
 

@@ -1,6 +1,6 @@
-"""Files with private keys: read only where nobody else can read them, and written so.
+"""Files with keys or passphrases: read only where nobody else can read them, and written so.
 
-Does not know what the keys in them open.  A file is opened once and judged by its descriptor, so
+Does not know what is in them.  A file is opened once and judged by its descriptor, so
 that what is read is what was judged.  One thread at a time for each path.
 """
 
@@ -11,14 +11,10 @@ import stat
 from pathlib import Path
 
 from cisfs.errors import UsageError
-from cisfs.keys.credentials import KEY_SIZE, MAX_SECRET_SIZE, RawKey
-from cisfs.keys.encodings import Password, is_encoded_key, load_private
-from cisfs.keys.wrapping import Identity
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-
-_SSH_BLOCK = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+MAX_SECRET_SIZE = 1 << 16  # bytes; a longer file is surely neither a key nor a passphrase
 
 
 def read_private(path: Path, what: str = "private key") -> bytes:
@@ -33,35 +29,6 @@ def read_private(path: Path, what: str = "private key") -> bytes:
 def read_public(path: Path, what: str = "public key") -> bytes:
     """Return the content of a file that anyone may read, at most 64 KiB.  Raises UsageError."""
     return _read(path, what, private=False)
-
-
-def load_identities(path: Path, password: Password | None = None) -> list[Identity | RawKey]:
-    """Read what opens key slots from a file, whose content says what it is.
-
-    PEM, DER, a JWK or JWK set, an age identity file, an OpenSSH key (for age), or a key file's 32
-    bytes.  `password` is called at most once, if something in it is encrypted.  Raises UsageError;
-    NoKeyError if it is encrypted and there is no `password`, WrongKeyError if that is wrong.
-    """
-    return identities_in(read_private(path), str(path), password)
-
-
-def identities_in(
-    data: bytes, where: str, password: Password | None = None
-) -> list[Identity | RawKey]:
-    """Read the same from bytes, which messages call `where`."""
-    from cisfs.keys import age
-
-    if len(data) == KEY_SIZE:
-        return [RawKey(data)]
-    if age.looks_like_identities(data):
-        return [*age.identities_in(data, where)]
-    if data.lstrip().startswith(_SSH_BLOCK):
-        return [age.ssh_identity(data, where)]
-    if is_encoded_key(data):
-        return _jwe_identities(data, where, password)
-    raise UsageError(
-        f"{where} is no private key: neither PEM, DER, a JWK, an age identity nor {KEY_SIZE} bytes"
-    )
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -85,15 +52,6 @@ def write_pair(path: Path, private: bytes, public_path: Path, public: bytes) -> 
         raise
 
 
-def _jwe_identities(data: bytes, where: str, password: Password | None) -> list[Identity | RawKey]:
-    from cisfs.keys.jwe import JweIdentity
-
-    keys = load_private(data, where, password)
-    if len(keys) == 1:
-        return [JweIdentity(keys[0], where)]
-    return [JweIdentity(key, f"{where}, key {number}") for number, key in enumerate(keys, 1)]
-
-
 def _read(path: Path, what: str, *, private: bool) -> bytes:
     try:
         with path.open("rb") as file:
@@ -105,8 +63,13 @@ def _read(path: Path, what: str, *, private: bool) -> bytes:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
     except ValueError:  # a NUL in the path
         raise UsageError(f"cannot read {what} {str(path)!a}") from None
+    return limited(data, f"{what} {path}")
+
+
+def limited(data: bytes, called: str) -> bytes:
+    """Return what was read, up to one byte too much.  Raises UsageError if it was too much."""
     if len(data) > MAX_SECRET_SIZE:
-        raise UsageError(f"{what} {path} is too long")
+        raise UsageError(f"{called} is too long")
     return data
 
 

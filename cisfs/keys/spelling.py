@@ -71,7 +71,7 @@ def identities(text: str) -> list[Identity | RawKey]:
 
         name, _, parameters = rest.partition(":")
         return [ProviderIdentity(_named(text, name), parameters)]
-    from cisfs.keys.private_files import load_identities
+    from cisfs.keys.identity_files import load_identities
 
     path, password = with_password(text)
     return load_identities(path, password)

@@ -20,9 +20,9 @@ from cisfs.format.config import b64
 from cisfs.keys.age import AgeRecipient, ScryptIdentity, identities_in, recipients_in
 from cisfs.keys.credentials import Identities, Passphrase
 from cisfs.keys.encodings import load_private, load_public
+from cisfs.keys.identity_files import identities_in as any_identities_in
 from cisfs.keys.jwe import JweIdentity, decrypt, encrypt
 from cisfs.keys.keypairs import PrivateKey, PublicKey
-from cisfs.keys.private_files import identities_in as any_identities_in
 from cisfs.keys.slots import open_slots
 from tests.fuzz.test_parsers import Parser, value_or_our_error
 from tests.unit.age_files import scrypt_file

@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cisfs.cli.main import main
 from cisfs.errors import WrongKeyError
 from cisfs.keys.encodings import load_public
+from cisfs.keys.identity_files import load_identities
 from cisfs.keys.jwe import JweIdentity, decrypt, encrypt
 from cisfs.keys.keypairs import PrivateKey, PublicKey
 from cisfs.keys.pkcs8 import private_pem
-from cisfs.keys.private_files import load_identities, read_public, write_pair
+from cisfs.keys.private_files import read_public, write_pair
 from tests.system.ocicrypt import (
     ENCRYPTED,
     KEYS,

@@ -15,13 +15,13 @@ import pytest
 from cisfs.errors import NoKeyError, UsageError
 from cisfs.keys.credentials import (
     FILE_VARIABLE,
-    MAX_SECRET_SIZE,
     Credential,
     Passphrase,
     RawKey,
     from_options,
 )
 from cisfs.keys.options import add_key_options
+from cisfs.keys.private_files import MAX_SECRET_SIZE
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +138,39 @@ def test_a_file_that_others_have_a_right_to_is_refused(tmp_path: Path, mode: int
     path.chmod(0o600)
     assert asked("--passphrase-file", str(path)) == Passphrase(b"p" * 32)
     assert asked("--key-file", str(path)) == RawKey(b"p" * 32)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = secret_file(tmp_path / "p", b"p" * 32)
+    os.chown(path, 12345, -1)
+    for option, what in (("--passphrase-file", "passphrase file"), ("--key-file", "key file")):
+        with pytest.raises(UsageError, match=f"^{what} {path} belongs to another user"):
+            asked(option, str(path))
+
+
+def test_what_is_no_path_is_named() -> None:
+    with pytest.raises(UsageError, match=r"^cannot read passphrase file 'a.x00b'$"):
+        asked("--passphrase-file", "a\0b")
+
+
+def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    for option in ("--passphrase-file", "--key-file"):
+        with pytest.raises(UsageError, match=r"standard input is closed$"):
+            asked(option, "-")
+
+
+def test_a_descriptor_will_do(tmp_path: Path) -> None:
+    """As a shell's `3<FILE` and `<(COMMAND)` give it."""
+    with secret_file(tmp_path / "p", b"words\n").open("rb") as file:
+        path = f"/dev/fd/{file.fileno()}"
+        assert asked("--passphrase-file", path) == Passphrase(b"words")
+    reading, writing = os.pipe()
+    os.write(writing, b"k" * 32)
+    os.close(writing)
+    assert asked("--key-file", f"/dev/fd/{reading}") == RawKey(b"k" * 32)
+    os.close(reading)
 
 
 def test_a_pipe_has_no_others(tmp_path: Path) -> None:

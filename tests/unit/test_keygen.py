@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cisfs.cli.main import main
 from cisfs.errors import UsageError
 from cisfs.keys.encodings import load_public
+from cisfs.keys.identity_files import load_identities
 from cisfs.keys.jwe import JweIdentity, JweRecipient
-from cisfs.keys.private_files import load_identities
 
 
 def test_a_pair_is_made_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cisfs.errors import NoKeyError, UsageError, WrongKeyError
 from cisfs.keys import private_files
 from cisfs.keys.age import AgeIdentity
-from cisfs.keys.credentials import MAX_SECRET_SIZE, RawKey
+from cisfs.keys.credentials import RawKey
+from cisfs.keys.identity_files import load_identities
 from cisfs.keys.jwe import JweIdentity
 from cisfs.keys.keypairs import PublicKey
 from cisfs.keys.pkcs8 import private_pem
 from cisfs.keys.private_files import (
-    load_identities,
+    MAX_SECRET_SIZE,
     read_private,
     read_public,
     write_pair,

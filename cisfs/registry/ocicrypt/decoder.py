@@ -77,7 +77,7 @@ def _decode(told: payload.Payload, offered: Sequence[Identity | Credential]) -> 
 
 def _identities(args: argparse.Namespace, told: payload.Payload) -> list[Identity | Credential]:
     from cisfs.keys import keydir, spelling
-    from cisfs.keys.private_files import identities_in
+    from cisfs.keys.identity_files import identities_in
     from cisfs.layer import unlocked
 
     found: list[Identity | Credential] = []
