@@ -23,7 +23,6 @@ _GENERIC = (217, 219)  # aarch64, loongarch64, riscv64
 # <linux/keyctl.h>
 THREAD_KEYRING = -1  # gone with the thread, and with execve(2); a fork begins without one
 USER_KEYRING = -4
-_JOIN_SESSION_KEYRING = 1
 _SETPERM = 5
 _DESCRIBE = 6
 _LINK = 8
@@ -113,11 +112,6 @@ def move(key: int, source: int, target: int, *, displace: bool) -> None:
 def invalidate(key: int) -> None:
     """Destroy a key at once, wherever it is linked."""
     _call(1, _INVALIDATE, key)
-
-
-def join_new_session() -> None:
-    """Leave the session keyring for a new, empty one, as a login does."""
-    _call(1, _JOIN_SESSION_KEYRING, None)
 
 
 def _call(which: int, *arguments: Argument) -> int:

@@ -31,16 +31,8 @@ def read_public(path: Path, what: str = "public key") -> bytes:
     return _read(path, what, private=False)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Make a file that only we can read, whatever the umask, and make it durable.
-
-    Raises UsageError if there is anything at `path`, OSError; then nothing of it is left.
-    """
-    _write(path, data, PRIVATE)
-
-
 def write_pair(path: Path, private: bytes, public_path: Path, public: bytes) -> None:
-    """Make a private file and the public one that belongs to it: both, or none.
+    """Make a private file and the public one that belongs to it, durable: both, or none.
 
     Raises UsageError if there is anything at either path, OSError.
     """

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from cisfs.errors import NoKeyError, UsageError, WrongKeyError
-from cisfs.keys import private_files
 from cisfs.keys.age import AgeIdentity
 from cisfs.keys.credentials import RawKey
 from cisfs.keys.identity_files import load_identities
@@ -26,7 +25,6 @@ from cisfs.keys.private_files import (
     read_private,
     read_public,
     write_pair,
-    write_private,
 )
 from tests.unit.test_age import PUBLIC, SECRET
 from tests.unit.test_key_encodings import private_jwk
@@ -167,7 +165,7 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
     dangling.symlink_to(tmp_path / "elsewhere")
     for path in (there, dangling):
         with pytest.raises(UsageError, match=f"^{path} is there already; it was left alone$"):
-            write_private(path, b"k")
+            write_pair(path, b"k", tmp_path / "new.pub", b"public")
     with pytest.raises(UsageError, match="there is there already"):
         write_pair(tmp_path / "new", b"private", there, b"public")
     assert there.read_bytes() == b"before"
@@ -194,4 +192,5 @@ def test_what_could_not_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        private_files.write_private(tmp_path / "no" / "key", b"k")
+        write_pair(tmp_path / "no" / "key", b"k", tmp_path / "key.pub", b"public")
+    assert list(tmp_path.iterdir()) == []
