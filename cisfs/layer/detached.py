@@ -1,18 +1,23 @@
 """Files of detached signatures: LAYER.cis.sig beside a layer, or anywhere.
 
 They prove themselves, so it does not matter who put them there.  Does not know which signatures
-are wanted (`cisfs.layer.admission`).  Files appear whole or not at all; one thread.
+are wanted (`cisfs.layer.admission`).  Files appear whole or not at all; any number of
+processes may add to one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cisfs.errors import FormatError, UnsupportedVersionError, UsageError
 from cisfs.format.signatures import MAX_SIZE, Signature, SignatureFile, added
 from cisfs.layer.wholefile import whole_file
+from cisfs.layer.writing import write_all
 
 SUFFIX = ".sig"
 
@@ -52,6 +57,11 @@ def add(path: Path, identity: str, signature: Signature) -> None:
 
     Raises UsageError if the file is of another layer or full, what `read` raises, OSError.
     """
+    with _alone_in(path.parent):
+        _add(path, identity, signature)
+
+
+def _add(path: Path, identity: str, signature: Signature) -> None:
     try:
         held = read(path)
     except FileNotFoundError:
@@ -65,4 +75,18 @@ def add(path: Path, identity: str, signature: Signature) -> None:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     with whole_file(path, replace=True) as fd:
-        os.write(fd, SignatureFile(identity, signatures).pack())
+        write_all(fd, SignatureFile(identity, signatures).pack())
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Let no other of us add signatures in a directory: each puts a new file in the place of one.
+
+    Waits for those that do.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

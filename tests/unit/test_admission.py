@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import resource
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -508,6 +512,50 @@ def test_a_user_asks_for_signers(
     more.write_bytes(b"nonsense")
     with pytest.raises(FormatError, match=str(more)):
         admission.require(found.candidate, wanted, [more])
+
+
+def test_two_sign_at_once(layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would read the same, and the later one put the earlier one's signature out again."""
+    path, name = detached.beside(layer), identity(layer)
+    detached.add(path, name, signature_of(EVE, name))
+    both, plainly = threading.Barrier(2), detached.read
+
+    def read(path: Path) -> SignatureFile:
+        held = plainly(path)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        return held
+
+    monkeypatch.setattr(detached, "read", read)
+    threads = [
+        threading.Thread(target=detached.add, args=(path, name, signature_of(key, name)))
+        for key in (ALICE, BOB)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {each.signer for each in plainly(path).signatures} == {
+        *map(signer_of, (ALICE, BOB, EVE))
+    }
+
+
+def test_signatures_that_do_not_fit_leave_those_that_are_there(layer: Path) -> None:
+    """A limit on the size of files is as good as a full disk, and needs no root."""
+    sign(layer, ALICE)
+    path = detached.beside(layer)
+    before = path.read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            sign(layer, BOB)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == [layer, path]
 
 
 def test_a_file_of_signatures_is_of_one_layer(layer: Path) -> None:
