@@ -1,4 +1,4 @@
-"""What an unfinished rotation says of itself, as bytes: docs/FORMAT.md, section 13.
+"""What an unfinished rotation says of itself, as bytes: docs/FORMAT.md, section 14.
 
 Knows no I/O and no keys: whether a code is right is for `cisfs.layer`.  Immutable values and pure
 functions; safe anywhere.

@@ -1,6 +1,6 @@
 """How far a new sealed layer is, kept in the file itself so that another process can go on.
 
-docs/FORMAT.md, section 13.1.  A record vouches for the hashes of the units that are done, and they
+docs/FORMAT.md, section 14.  A record vouches for the hashes of the units that are done, and they
 for the units; what no authentic record vouches for is not there.  Does not know what opens slots,
 nor how units are encrypted.  One thread; `check` reads in several processes.
 """

@@ -1,6 +1,6 @@
 """Rotating a sealed layer: its image is encrypted once more, under a fresh layer key.
 
-docs/FORMAT.md, section 13.1.  The new layer is made in a partial file beside the old one, which
+docs/FORMAT.md, section 14.  The new layer is made in a partial file beside the old one, which
 stays as it is, and may be mounted, until the new one takes its name.  Of what an earlier run left,
 only that is built upon which its record vouches for, under keys that take both layer keys, and
 which is still what was written.  Does not know what is in the image.  One call at a time in a

@@ -1,6 +1,6 @@
 """What is in the partial directory of a vault's rotation, and what is not taken for it.
 
-docs/FORMAT.md, section 13.2.  Does not know keys, nor what is in a vault.  One thread, which holds
+docs/FORMAT.md, section 14.  Does not know keys, nor what is in a vault.  One thread, which holds
 the directory's lock.
 """
 

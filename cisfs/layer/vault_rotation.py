@@ -1,6 +1,6 @@
 """Rotating a vault: its tree is copied into a new vault, under a fresh master key.
 
-docs/FORMAT.md, section 13.2.  The new vault is made in a partial directory beside the old one,
+docs/FORMAT.md, section 14.  The new vault is made in a partial directory beside the old one,
 which nobody else may use meanwhile, and stays as it is until the two change places.  What an
 earlier run left is built upon if its record is authentic under both master keys.  Does not know
 what is in a tree (`cisfs.layer.vault_copy`).  One call at a time in a process.

@@ -1,6 +1,6 @@
 """What cisfs keeps in registries: bare layers, key slots, and the manifests that hold them.
 
-docs/FORMAT.md, section 13.  Pure: values to documents and back, no registry.  Safe anywhere.
+docs/FORMAT.md, section 15.  Pure: values to documents and back, no registry.  Safe anywhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A sealed layer without its key slots, as registries get it: read for an upload, and completed.
 
-docs/FORMAT.md, section 13.  Nothing here takes a key.  A source belongs to one thread at a time.
+docs/FORMAT.md, section 15.  Nothing here takes a key.  A source belongs to one thread at a time.
 """
 
 from __future__ import annotations

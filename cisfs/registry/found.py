@@ -1,6 +1,6 @@
 """What belongs to an image or a sealed layer in a repository, found by what refers to it.
 
-docs/FORMAT.md, section 13.  Everything is checked by digest from where it is named, but for the key
+docs/FORMAT.md, section 15.  Everything is checked by digest from where it is named, but for the key
 slots, which are found under a tag that moves.  Does not know where anything is stored here.
 """
 

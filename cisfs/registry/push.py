@@ -1,6 +1,6 @@
 """Pushing: a public base and sealed layers become an image and its artifacts in a repository.
 
-docs/FORMAT.md, section 13.  What was asked to be sealed is read through `BareSource` alone, which
+docs/FORMAT.md, section 15.  What was asked to be sealed is read through `BareSource` alone, which
 takes nothing but sealed layers.  Threads of its own while it uploads; one call at a time.
 """
 

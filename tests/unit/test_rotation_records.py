@@ -16,7 +16,7 @@ VAULT = VaultRecord(b"i" * 16, b"s" * 16, b"m" * 32, b"n" * 32)
 
 
 def test_the_bytes_are_those_of_the_format() -> None:
-    """docs/FORMAT.md, section 13: an unfinished rotation is gone on with by later versions."""
+    """docs/FORMAT.md, section 14: an unfinished rotation is gone on with by later versions."""
     start = b"CISFSRL\0" + struct.pack("<H", 1) + bytes(6) + b"i" * 16 + b"s" * 32 + b"h" * 32
     packed = start + struct.pack("<Q", 3 << 20)
     assert LAYER.pack() == packed.ljust(4064, b"\0") + b"m" * 32
