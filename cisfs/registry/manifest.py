@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cisfs.errors import FormatError
-from cisfs.registry.descriptor import Descriptor, digest_of
+from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import Json, objects, optional_text, parse_object, texts
 
 MAX_SIZE = 4 << 20  # bytes; the least that registries take (distribution-spec, "Pushing manifests")
@@ -127,11 +127,6 @@ def dump(document: Mapping[str, Json]) -> bytes:
 def entries(index: Index) -> list[dict[str, Json]]:
     """Return an index's entries in JSON, with members that cisfs does not know."""
     return objects(parse_object(index.body, "the index"), "manifests", "the index", MAX_MANIFESTS)
-
-
-def same_digest(body: bytes, digest: str) -> bool:
-    """Tell whether `body` is what `digest` names."""
-    return digest_of(body) == digest
 
 
 def _add(

@@ -1,4 +1,4 @@
-"""Manifests and tags of a repository, bounded and checked.
+"""Manifests of a repository, bounded and checked.
 
 What a digest asks for has to have it; what a tag stands for is bound to a digest by what came.
 Does not know what the manifests describe.  For several threads, as the session is.
@@ -11,15 +11,12 @@ from collections.abc import Iterator
 
 from cisfs.errors import FormatError, NotFoundError, RegistryError, WrongContentError
 from cisfs.registry.descriptor import Descriptor, digest_of, short
-from cisfs.registry.documents import parse_object
 from cisfs.registry.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_SIZE, Index, Manifest, parse
 from cisfs.registry.reference import is_digest, is_tag
 from cisfs.registry.request import Body
 from cisfs.registry.session import Ask, Reply, Session
 
-MAX_TAGS = 100_000
 _MAX_PAGES = 1000
-_PAGE = 1000  # tags that are asked for at a time
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;[^,]*\brel="?next"?')  # RFC 8288, as registries write it
 _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES + INDEX_TYPES)}
 
@@ -79,29 +76,6 @@ def put(session: Session, manifest: Manifest | Index, tag: str | None = None) ->
     body = Body.of(manifest.body)
     ask = Ask("PUT", f"manifests/{target}", _what(target), (200, 201, 202), headers, body)
     return session.fetch(ask)
-
-
-def delete(session: Session, digest: str) -> None:
-    """Remove a manifest and all tags of it.  Raises RegistryError where that is not allowed."""
-    scopes = frozenset({session.scope("delete")})
-    ask = Ask("DELETE", f"manifests/{digest}", _what(digest), (200, 202, 204), scopes=scopes)
-    session.fetch(ask)
-
-
-def tags(session: Session) -> list[str]:
-    """Return all tags of the repository, as the registry orders them.  Raises RegistryError."""
-    found: list[str] = []
-    for reply in pages(session, f"tags/list?n={_PAGE}", "tags"):
-        try:
-            listed = parse_object(reply.body, "the list of tags").get("tags")
-        except FormatError as error:
-            raise RegistryError(f"{session.name}: {error}") from None
-        if not isinstance(listed, list | None):
-            raise RegistryError(f"{session.name}: the list of tags is none")
-        found += [tag for tag in listed or () if isinstance(tag, str) and is_tag(tag)]
-        if len(found) > MAX_TAGS:
-            raise RegistryError(f"{session.name}: more than {MAX_TAGS} tags")
-    return found
 
 
 def pages(session: Session, path: str, what: str) -> Iterator[Reply]:

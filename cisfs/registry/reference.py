@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cisfs.errors import UsageError
 
@@ -69,10 +69,6 @@ class Reference:
     def name(self) -> str:
         """Registry and repository."""
         return f"{self.registry}/{self.repository}"
-
-    def with_digest(self, digest: str) -> Reference:
-        """Return the same with the digest that its tag was found to stand for."""
-        return replace(self, digest=digest)
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""

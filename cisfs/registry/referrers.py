@@ -59,39 +59,17 @@ def put_referrer(session: Session, manifest: Manifest | Index) -> None:
         return  # the registry keeps the list by itself
     if _by_api(session, subject, None) is not None:
         return
-    change_fallback(session, subject, add=[manifest.descriptor])
+    _add_to_fallback(session, subject, manifest.descriptor)
 
 
-def remove_referrer(session: Session, subject: str, digest: str) -> None:
-    """Take a manifest off the list of what refers to `subject`, and out of the repository.
-
-    A registry that deletes nothing keeps the manifest, and lists it if it keeps lists by itself:
-    then that is what the RegistryError says.
-    """
-    if _by_api(session, subject, None) is None:
-        change_fallback(session, subject, remove=[digest])
-    try:
-        manifests.delete(session, digest)
-    except NotFoundError:
-        pass  # as it should be
-
-
-def change_fallback(
-    session: Session,
-    subject: str,
-    *,
-    add: list[Descriptor] | None = None,
-    remove: list[str] | None = None,
-) -> None:
+def _add_to_fallback(session: Session, subject: str, added: Descriptor) -> None:
     """Change the index at the tag that stands in for the referrers API, others' entries kept.
 
-    `remove` has digests.  Raises RegistryError when others overwrite it again and again.
+    Raises RegistryError when others overwrite it again and again.
     """
-    wanted = [each.as_json() for each in add or ()]
-    unwanted = {each.digest for each in add or ()} | set(remove or ())
 
     def change(before: list[dict[str, Json]]) -> list[Entry]:
-        return [*(e for e in before if e.get("digest") not in unwanted), *wanted]
+        return [*(e for e in before if e.get("digest") != added.digest), added.as_json()]
 
     for _ in range(_ATTEMPTS):
         if _is_done(session, subject, change):

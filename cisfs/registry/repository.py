@@ -41,10 +41,6 @@ class Repository:
 
     # Blobs ------------------------------------------------------------------------------------
 
-    def blob_size(self, digest: str) -> int | None:
-        """Return a blob's size in bytes, None if there is none: `blobs.blob_size`."""
-        return blobs.blob_size(self.session, digest)
-
     def has_blob(self, blob: Descriptor) -> bool:
         """Tell whether a blob is there, with the right size: `upload.has`."""
         return upload.has(self.session, blob)
@@ -89,7 +85,7 @@ class Repository:
         """Take a blob over from another repository of the registry: `upload.mount`."""
         return upload.mount(self.session, blob, from_repository)
 
-    # Manifests and tags -----------------------------------------------------------------------
+    # Manifests --------------------------------------------------------------------------------
 
     def manifest(self, target: str) -> Manifest | Index:
         """Return what a tag or digest stands for, checked: `manifests.get`."""
@@ -107,14 +103,6 @@ class Repository:
         """Store a manifest whose blobs are there: `manifests.put`.  Not for referrers."""
         manifests.put(self.session, manifest, tag)
 
-    def delete_manifest(self, digest: str) -> None:
-        """Remove a manifest and its tags: `manifests.delete`."""
-        manifests.delete(self.session, digest)
-
-    def tags(self) -> list[str]:
-        """Return all tags: `manifests.tags`."""
-        return manifests.tags(self.session)
-
     # Referrers --------------------------------------------------------------------------------
 
     def referrers(self, subject: str, artifact_type: str | None = None) -> list[Descriptor]:
@@ -124,10 +112,6 @@ class Repository:
     def put_referrer(self, manifest: Manifest | Index) -> None:
         """Store a manifest that has a subject, to be found there: `referrers.put_referrer`."""
         referrers.put_referrer(self.session, manifest)
-
-    def remove_referrer(self, subject: str, digest: str) -> None:
-        """Undo `put_referrer`: `referrers.remove_referrer`."""
-        referrers.remove_referrer(self.session, subject, digest)
 
 
 @contextmanager

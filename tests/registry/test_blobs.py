@@ -11,6 +11,7 @@ from cisfs.errors import (
     UnreachableError,
     WrongContentError,
 )
+from cisfs.registry.blobs import blob_size
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.patience import Patience
 from tests.registry.conftest import Open
@@ -24,10 +25,10 @@ GET = r"GET .*/blobs/sha256"
 def test_sizes_and_parts(front: Proxy, opened: Open) -> None:
     repository = opened(front.name)
     descriptor, content = blob(300_000)
-    assert repository.blob_size(descriptor.digest) is None
+    assert blob_size(repository.session, descriptor.digest) is None
     assert not repository.has_blob(descriptor)
     repository.upload_bytes(descriptor, content)
-    assert repository.blob_size(descriptor.digest) == 300_000
+    assert blob_size(repository.session, descriptor.digest) == 300_000
     for start, stop in ((0, 300_000), (0, 1), (299_999, 300_000), (1000, 200_000), (7, 7)):
         with repository.open_range(descriptor, start, stop) as pieces:
             assert b"".join(pieces) == content[start:stop]
@@ -143,7 +144,7 @@ def test_a_size_that_is_none(front: Proxy, opened: Open) -> None:
     for value in ("", "-1", "1e3", str(1 << 60)):
         front.rules = [Rule("HEAD", Answer(200, [("Content-Length", value)]))]
         with pytest.raises(RegistryError):
-            repository.blob_size(descriptor.digest)
+            blob_size(repository.session, descriptor.digest)
 
 
 def test_a_silent_registry(front: Proxy, opened: Open) -> None:
@@ -152,7 +153,7 @@ def test_a_silent_registry(front: Proxy, opened: Open) -> None:
     descriptor = Descriptor(TYPE, f"sha256:{'0' * 64}", 5)
     front.rules = [Rule("", Fault(silent=True))]
     with pytest.raises(UnreachableError, match="no answer in time"):
-        repository.blob_size(descriptor.digest)
+        blob_size(repository.session, descriptor.digest)
     assert len(front.requests("HEAD")) == 2
 
 
@@ -176,8 +177,8 @@ def test_nobody_listens(front: Proxy, opened: Open) -> None:
     front.stop()
     try:
         with pytest.raises(UnreachableError) as found:
-            repository.blob_size(f"sha256:{'0' * 64}")
+            blob_size(repository.session, f"sha256:{'0' * 64}")
     finally:
         front.resume()
     assert front.name in str(found.value)
-    assert repository.blob_size(f"sha256:{'0' * 64}") is None
+    assert blob_size(repository.session, f"sha256:{'0' * 64}") is None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cisfs.errors import LoginError, RegistryError, UnreachableError
+from cisfs.registry.blobs import blob_size
 from cisfs.registry.source import BytesSource
 from tests.registry.conftest import Open
 from tests.registry.content import blob, pushed_blob
@@ -159,7 +160,7 @@ def test_a_token_that_is_never_right(
         challenge = f'Bearer realm="{tokens.server.realm}",error="insufficient_scope"'
         front.rules = [Rule("", Answer(401, [("WWW-Authenticate", challenge)]))]
         with pytest.raises(LoginError, match="not accepted"):
-            opened(front.name).blob_size(f"sha256:{'0' * 64}")
+            blob_size(opened(front.name).session, f"sha256:{'0' * 64}")
         assert len(front.seen) == 3
 
 
@@ -172,7 +173,7 @@ def test_the_token_server_refuses(
     tokens.status = status
     try:
         with pytest.raises(kind, match=bearer.name):
-            opened(bearer.name).blob_size(f"sha256:{'0' * 64}")
+            blob_size(opened(bearer.name).session, f"sha256:{'0' * 64}")
     finally:
         tokens.status = None
 
@@ -196,7 +197,7 @@ def test_challenges_that_will_not_do(
         headers = [] if challenge is None else [("WWW-Authenticate", challenge)]
         front.rules = [Rule("", Answer(401, headers))]
         with pytest.raises(RegistryError, match=words):
-            opened(front.name).blob_size(f"sha256:{'0' * 64}")
+            blob_size(opened(front.name).session, f"sha256:{'0' * 64}")
 
 
 HELPER = """\

@@ -1,4 +1,4 @@
-"""Manifests and tags: what came is what was asked for, and what it says it is."""
+"""Manifests: what came is what was asked for, and what it says it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from cisfs.registry.manifest import (
 from tests.registry.conftest import Open
 from tests.registry.content import pushed_artifact
 from tests.registry.harness.faults import Answer, Rule
-from tests.registry.harness.modern import ModernRegistry
 from tests.registry.harness.proxy import Proxy
 
 KIND = "application/vnd.tests.thing"
@@ -44,36 +43,7 @@ def test_round_trip(front: Proxy, opened: Open) -> None:
     found = repository.manifest("several")
     assert isinstance(found, Index)
     assert found.manifests == (manifest.descriptor,)
-    assert sorted(repository.tags()) == ["latest", "several"]
-    repository.delete_manifest(index.descriptor.digest)
-    assert repository.digest_at("several") is None
-
-
-def test_many_tags(modern: ModernRegistry, opened: Open) -> None:
-    repository = opened(modern.name)
-    manifest = pushed_artifact(repository, KIND)
-    names = [f"v{number:02}" for number in range(25)]
-    for name in names:
-        repository.put_manifest(manifest, name)
-    modern.page = 10
-    assert repository.tags() == names
-
-
-def test_a_list_without_end(front: Proxy, opened: Open) -> None:
-    tags = json.dumps({"tags": ["a"] * 1000}).encode()
-    again = ("Link", '</v2/x/tags/list?again>; rel="next"')
-    front.rules = [Rule("tags/list", Answer(200, [again], tags))]
-    with pytest.raises(RegistryError, match="more than 100000 tags"):
-        opened(front.name).tags()
-
-
-@pytest.mark.parametrize("body", [b'{"tags":5}', b"[]", b'{"tags":null}', b'{"tags":[1,"","a/b"]}'])
-def test_a_list_that_is_none(front: Proxy, opened: Open, body: bytes) -> None:
-    front.rules = [Rule("tags/list", Answer(200, body=body))]
-    try:
-        assert opened(front.name).tags() == []
-    except RegistryError as error:
-        assert "tags" in str(error)  # noqa: PT017 - either is right
+    assert repository.digest_at("several") == index.descriptor.digest
 
 
 def document(**more: Any) -> dict[str, Any]:

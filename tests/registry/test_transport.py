@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cisfs.errors import LoginError, RegistryError, UnreachableError, UsageError
+from cisfs.registry.blobs import blob_size
 from cisfs.registry.repository import Repository
 from cisfs.registry.transport import Transport
 from tests.registry.conftest import PATIENCE, Open
@@ -65,7 +66,7 @@ def test_an_authority_that_nobody_trusts(
     other = Authority(tmp_path, "other")
     for ca_file in (None, other.file):
         with pytest.raises(RegistryError, match=r"not trusted.*--ca-file") as found:
-            opened(secure.name, ca_file=ca_file).blob_size(f"sha256:{'0' * 64}")
+            blob_size(opened(secure.name, ca_file=ca_file).session, f"sha256:{'0' * 64}")
         assert not isinstance(found.value, UnreachableError)
 
 
@@ -77,7 +78,7 @@ def test_a_certificate_for_another_host(
         proxy((modern.host, modern.port), tls=context) as front,
         pytest.raises(RegistryError, match="not trusted"),
     ):
-        opened(front.name, ca_file=authority.file).blob_size(f"sha256:{'0' * 64}")
+        blob_size(opened(front.name, ca_file=authority.file).session, f"sha256:{'0' * 64}")
 
 
 @contextmanager
@@ -121,9 +122,9 @@ def test_http_goes_to_loopback_only(front: Proxy, opened: Open) -> None:
     """By the name as it was given: nobody is asked what it stands for."""
     for away in ("localhost.localdomain:80", "example.invalid:80"):
         with pytest.raises(UnreachableError):
-            opened(away).blob_size(f"sha256:{'0' * 64}")
-    assert opened(f"localhost:{front.port}").blob_size(f"sha256:{'0' * 64}") is None
-    assert opened(front.name, plain_http=True).blob_size(f"sha256:{'0' * 64}") is None
+            blob_size(opened(away).session, f"sha256:{'0' * 64}")
+    assert blob_size(opened(f"localhost:{front.port}").session, f"sha256:{'0' * 64}") is None
+    assert blob_size(opened(front.name, plain_http=True).session, f"sha256:{'0' * 64}") is None
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -286,5 +287,5 @@ def test_later_is_too_late(front: Proxy, opened: Open, status: int) -> None:
     repository = opened(front.name)
     front.rules = [Rule("", Answer(status))]
     with pytest.raises(UnreachableError, match=f"answered {status}"):
-        repository.blob_size(f"sha256:{'0' * 64}")
+        blob_size(repository.session, f"sha256:{'0' * 64}")
     assert len(front.seen) == 4

@@ -79,7 +79,7 @@ def test_what_docker_does_not_take(text: str) -> None:
 
 def test_what_is_asked_for() -> None:
     assert Reference.parse("app:1").target == "1"
-    bound = Reference.parse("app:1").with_digest(DIGEST)
+    bound = Reference.parse(f"app:1@{DIGEST}")
     assert bound.target == DIGEST
     assert bound.name == "docker.io/library/app"
     assert str(bound) == f"docker.io/library/app:1@{DIGEST}"

@@ -1,7 +1,7 @@
 """A registry by the book of OCI distribution-spec 1.1, where Debian's is older: in memory.
 
 It resumes uploads where a connection broke, minds Content-Range, has the referrers API with filters
-and pages, and pages of tags.  Does not know cisfs.  One thread for each connection.
+and pages.  Does not know cisfs.  One thread for each connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ _ROUTES = {
     "blob": rf"{_NAME}/blobs/(?P<digest>sha256:[0-9a-f]{{64}})",
     "manifest": rf"{_NAME}/manifests/(?P<target>[^/]+)",
     "referrers": rf"{_NAME}/referrers/(?P<digest>sha256:[0-9a-f]{{64}})",
-    "tags": rf"{_NAME}/tags/list",
 }
 
 
@@ -198,10 +197,6 @@ class _Handler(BaseHTTPRequestHandler):
         more = {"oci_subject": subject["digest"]} if subject else {}
         self._say(201, location=f"/v2/{name}/manifests/{digest}", **more)
 
-    def delete_manifest(self, name: str, target: str) -> None:
-        found = self.registry.manifests.pop((name, target), None)
-        self._say(404 if found is None else 202)
-
     # Lists
 
     def get_referrers(self, name: str, digest: str) -> None:
@@ -222,11 +217,6 @@ class _Handler(BaseHTTPRequestHandler):
                 entry = {"mediaType": kind, "digest": own, "size": len(body)}
                 found.append({**entry, "artifactType": artifact})
         return found
-
-    def get_tags(self, name: str) -> None:
-        listed = sorted(tag for repository, tag in self.registry.tags if repository == name)
-        page, more = self._page(f"/v2/{name}/tags/list", listed)
-        self._say(200, json.dumps({"name": name, "tags": page}).encode(), **more)
 
     def _page(self, path: str, listed: list[Any]) -> tuple[list[Any], dict[str, str]]:
         start = int(self.query.get("start", "0"))
