@@ -7,6 +7,7 @@ that what is read is what was judged.  One thread at a time for each path.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -68,8 +69,17 @@ def limited(data: bytes, called: str) -> bytes:
 def _check_private(status: os.stat_result, called: str) -> None:
     if status.st_mode & 0o077:
         raise UsageError(f"others can read {called}; chmod 600 it")
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in _ours():
         raise UsageError(f"{called} belongs to another user; use a copy of your own")
+
+
+def _ours() -> set[int]:
+    """Return whose files we take: our own, root's, and, for root, those of who called sudo(8)."""
+    ours = {0, os.geteuid()}
+    caller = os.environ.get("SUDO_UID", "")
+    if os.geteuid() == 0 and re.fullmatch("[0-9]{1,10}", caller):
+        ours.add(int(caller))
+    return ours
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

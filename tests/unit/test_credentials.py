@@ -141,7 +141,8 @@ def test_a_file_that_others_have_a_right_to_is_refused(tmp_path: Path, mode: int
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
-def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
     path = secret_file(tmp_path / "p", b"p" * 32)
     os.chown(path, 12345, -1)
     for option, what in (("--passphrase-file", "passphrase file"), ("--key-file", "key file")):

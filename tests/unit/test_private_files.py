@@ -64,11 +64,30 @@ def test_a_file_of_ours_alone_is_read(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
-def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
     path = private_file(tmp_path / "key", b"k")
     os.chown(path, 12345, -1)
     with pytest.raises(UsageError, match="belongs to another user"):
         read_private(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_root_takes_the_files_of_who_called_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = private_file(tmp_path / "key", b"k")
+    os.chown(path, 12345, -1)
+    monkeypatch.setenv("SUDO_UID", "12345")
+    assert read_private(path) == b"k"
+    path.chmod(0o640)
+    with pytest.raises(UsageError, match="others can read"):
+        read_private(path)
+    path.chmod(0o600)
+    for other in ("12346", "", "-1", "12345\n", "x"):
+        monkeypatch.setenv("SUDO_UID", other)
+        with pytest.raises(UsageError, match="belongs to another user"):
+            read_private(path)
 
 
 def test_a_pipe_has_no_others(tmp_path: Path) -> None:
