@@ -9,6 +9,7 @@ what is in a tree (`cisfs.layer.vault_copy`).  One call at a time in a process.
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -44,13 +45,16 @@ from cisfs.layer.vault_partial import (
 )
 from cisfs.layer.wholetree import WholeTree
 
+log = logging.getLogger(__name__)
+
 
 def rotate_vault(path: Path, request: Request) -> Rotated:
     """Rotate the vault at `path`, which is no symlink, or go on where an earlier run ended.
 
-    If that had nothing left to do but to remove the old vault, that is all that is done.  Raises
-    what `Vault.open` and `claimed_directory` raise, CisfsError where the two cannot change places
-    or there is no space, FormatError or IntegrityError that names a damaged file, OSError.
+    If that had nothing left to do but to remove the old vault, it is removed, and the rotation that
+    is asked for now begins.  Raises what `Vault.open` and `claimed_directory` raise, CisfsError
+    where the two cannot change places or there is no space, FormatError or IntegrityError that
+    names a damaged file, OSError.
     """
     master, vault_id = vaults.master_key(path, request.opener), vaults.identifier(path)
     with (
@@ -60,8 +64,14 @@ def rotate_vault(path: Path, request: Request) -> Rotated:
     ):
         check_contents(partial)
         if _is_over(partial, master, vault_id):
+            # That is not all: the record may have been kept, and put back by whoever wants to stay
+            # when somebody is to be dropped.
             clear(partial)
-            return Rotated(vault_id.hex(), None, continued=True)
+            log.warning(
+                "%s: an earlier rotation of it had come to its end, and the old vault that it left "
+                "was removed; now it is rotated once more",
+                path,
+            )
         with closing(WholeTree(Vault.open(path, MasterKey(master)))) as source:
             return _Making(path, partial, source).rotate(request)
 

@@ -426,7 +426,10 @@ def test_a_kill_before_the_exchange(path: Path) -> None:
     is_rotated(path, before, old_id)
 
 
-def test_a_kill_after_the_exchange_leaves_cleaning_only(path: Path) -> None:
+def test_a_kill_after_the_exchange_does_not_use_up_the_next_one(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it left is removed, even of a vault in use, and whoever is dropped now is dropped."""
     before, old_id = facts(path), vaults_of_cisfs.identifier(path)
 
     def while_removing(die: Callable[[], None]) -> None:
@@ -448,11 +451,32 @@ def test_a_kill_after_the_exchange_leaves_cleaning_only(path: Path) -> None:
     assert new_id != old_id
     assert facts(path) == before
     assert partial_directory(path).exists()
-    with vaults.opened(path, read_only=True):  # in use or not
-        done = rotate(path, OTHER, KEY)
-    assert done.continued
-    assert done.key_id == new_id.hex()
+    with vaults.opened(path, read_only=True), pytest.raises(BusyError, match="in use by"):
+        rotate(path, OTHER, KEY)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    (said,) = caplog.messages
+    assert said.startswith(f"{path}: an earlier rotation of it had come to its end")
+    assert not rotate(path, OTHER, KEY).continued
+    is_rotated(path, before, new_id)
+    with pytest.raises(WrongKeyError):
+        Vault.open(path, OTHER)
+
+
+def test_a_record_that_is_put_back_ends_no_rotation(path: Path) -> None:
+    """Whoever can write to the storage may have kept it from a rotation that is long over."""
+    before, place, kept = facts(path), partial_directory(path), path.parent / "kept"
+
+    def keep(*_: object) -> None:
+        shutil.copy(place / "source", kept)
+
+    rotate(path, KEY, [KEY, OTHER], switching=keep)
+    old_id = vaults_of_cisfs.identifier(path)
+    place.mkdir(0o700)
+    kept.rename(place / "source")
+    assert not rotate(path, KEY, KEY).continued
     is_rotated(path, before, old_id)
+    with pytest.raises(WrongKeyError):
+        Vault.open(path, OTHER)
 
 
 def test_scratch_keys_are_told_before_anything_changes(path: Path) -> None:
