@@ -33,8 +33,12 @@ rotate is for that: it encrypts everything anew under a fresh key, beside LAYER,
 is until the new one takes its place; so it takes as much space again.  Interrupted at any time, it
 goes on when it is called again.  Public recipients get a slot of the new one by themselves, a
 passphrase or key file does if it is given, and all others are to be dropped by their ids.  A sealed
-layer has another identity afterwards, and no signatures; persistent scratches of containers on this
-host follow it.
+layer has another identity afterwards, and no signatures.
+
+Persistent scratches of containers on this host follow a layer that root rotates: the new one opens
+them, and the old one does not any more.  Their own keys stay what they are, so who was dropped, and
+kept such a key or a copy of such a scratch with its old slots, can still read what is written to
+it: begin with a new scratch if that matters.
 
 {recipients}
 {identities}

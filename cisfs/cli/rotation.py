@@ -45,7 +45,7 @@ def run(path: Path, args: argparse.Namespace) -> int:
 def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
     from cisfs.layer import unlocked
     from cisfs.layer.rotation import rotate
-    from cisfs.runtime.store import STORE, hand_over_scratches
+    from cisfs.runtime.store import STORE, close_scratches, hand_over_scratches
 
     opener = unlocked.opener(path, args)
     with progress_line(args, "encrypting") as shown:
@@ -56,6 +56,7 @@ def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
             workers=args.workers,
             progress=partial(show, shown, "encrypting"),
             switching=partial(hand_over_scratches, STORE),
+            switched=partial(close_scratches, STORE),
         )
 
 

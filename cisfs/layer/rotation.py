@@ -35,6 +35,7 @@ def rotate(
     workers: int | None = None,
     progress: Progress = _say_nothing,
     switching: Switching = _do_nothing,
+    switched: Switching = _do_nothing,
 ) -> Rotated:
     """Rotate the vault or sealed layer at `path`, or go on where an earlier run was interrupted.
 
@@ -45,5 +46,5 @@ def rotate(
     CisfsError when there is no space, OSError; what was done is kept for the next call.
     """
     path = path.resolve()
-    request = Request(asking_once(opener), recipients, workers, progress, switching)
+    request = Request(asking_once(opener), recipients, workers, progress, switching, switched)
     return rotate_layer(path, request) if is_sealed(path) else rotate_vault(path, request)

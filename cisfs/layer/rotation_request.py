@@ -29,7 +29,8 @@ class Request:
     `recipients` open the new one; a function is given the old one's authentic key slots.
     `switching` is called with the scratch keys of the old and the new one when that is durable and
     about to take the old one's place; if it raises, nothing has changed yet.  It may be called
-    again, with the same keys, when a rotation was interrupted just then.
+    again, with the same keys, when a rotation was interrupted just then.  `switched` is called with
+    them once it has that place; it is not called again, and must not raise.
     """
 
     opener: Opener
@@ -37,6 +38,7 @@ class Request:
     workers: int | None
     progress: Progress
     switching: Switching
+    switched: Switching
 
     def recipients_after(self, slots: Sequence[SlotFields]) -> Recipients:
         """Return whom the new one is for.  Raises what the caller's function raises."""

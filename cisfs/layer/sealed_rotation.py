@@ -168,7 +168,8 @@ class _Making:
         header = self._sealing.finish(self._keys, self.layer_id, self._layer.header.base)
         os.fsync(self._fd)
         os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._layer.fd).st_mode))
-        request.switching(self._layer.scratch_key(), self._keys.scratch)
+        keys = self._layer.scratch_key(), self._keys.scratch
+        request.switching(*keys)
         os.ftruncate(self._fd, self._geometry.stored_size)
         os.fsync(self._fd)
         _share_lock(self._fd, self._layer.path)
@@ -177,6 +178,7 @@ class _Making:
         at = self._partial.directory
         os.rename(self._partial.name, name, src_dir_fd=at, dst_dir_fd=at)
         os.fsync(at)
+        request.switched(*keys)
         return header.identity
 
     def _check_unchanged(self) -> None:

@@ -168,7 +168,8 @@ class _Making:
 
     def _exchange(self, request: Request, vault: Vault) -> None:
         """Let the two change places, in one step, and remove the old one."""
-        request.switching(self._old.scratch_key(), vault.scratch_key())
+        keys = self._old.scratch_key(), vault.scratch_key()
+        request.switching(*keys)
         at, name = self._partial.directory, os.fsencode(self._path.name)
         there = os.stat(name, dir_fd=at, follow_symlinks=False)
         same = os.path.samestat(there, os.fstat(self._old.fd))
@@ -178,6 +179,7 @@ class _Making:
         renameat2(at, name, self._partial.fd, NEW, RENAME_EXCHANGE)
         os.fsync(at)
         os.fsync(self._partial.fd)
+        request.switched(*keys)
         clear(self._partial)
 
 

@@ -12,12 +12,21 @@ Does not know how one is served or mounted.  One thread.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.crypto.keys import SecretKey
-from cisfs.errors import NoKeyError, NotAVaultError, WrongKeyError
+from cisfs.errors import (
+    CisfsError,
+    FormatError,
+    IntegrityError,
+    NoKeyError,
+    NotAVaultError,
+    WrongKeyError,
+)
+from cisfs.format.config import SlotFields
 from cisfs.keys.credentials import Opener, RawKey
 from cisfs.layer import unlocked
 from cisfs.layer.scratch import BlockImage, EphemeralImage
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
 
 STORE = Path("/var/lib/cisfs")
 SCRATCHES = "scratch"  # the directory in it
+
+log = logging.getLogger(__name__)
 
 
 def scratch_place(wanted: Scratch, store: Path) -> Path | None:
@@ -61,19 +72,71 @@ def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> Bloc
 def hand_over_scratches(store: Path, old: SecretKey, new: SecretKey) -> None:
     """Let scratches that a layer's old scratch key opens be opened by its new one, too.
 
+    Those that we may not look at are passed over, and so is one that is damaged, which is logged.
     Raises CisfsError, OSError.
     """
+    for path in _places(store):
+        try:
+            _hand_over(path, RawKey(old.reveal()), RawKey(new.reveal()))
+        except (FormatError, IntegrityError) as error:
+            log.warning("scratch %s does not follow: %s", path, error)
+
+
+def close_scratches(store: Path, old: SecretKey, new: SecretKey) -> None:
+    """Let scratches that were handed over be opened by the new key only.
+
+    For when the new layer has its place: before, the old key may be all that there is.  What fails
+    is logged.
+    """
+    for path in _places(store):
+        try:
+            _close(path, RawKey(old.reveal()), RawKey(new.reveal()))
+        except (CisfsError, OSError) as error:
+            log.warning(
+                "scratch %s may still be opened with the old key of the layer: %s", path, error
+            )
+
+
+def _places(store: Path) -> list[Path]:
+    """Where the persistent scratches are; none where we may not look."""
+    try:
+        return sorted((store / SCRATCHES).iterdir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def _hand_over(path: Path, old: RawKey, new: RawKey) -> None:
     from cisfs.layer import keyslots, vault
 
-    directory = store / "scratch"
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        before, after = RawKey(old.reveal()), RawKey(new.reveal())
-        with contextlib.suppress(WrongKeyError, NotAVaultError):
-            vault.master_key(path, before)
-            try:
-                vault.master_key(path, after)
-            except WrongKeyError:
-                keyslots.add(path, before, after)
+    with contextlib.suppress(WrongKeyError, NotAVaultError):
+        vault.master_key(path, old)
+        try:
+            vault.master_key(path, new)
+        except WrongKeyError:
+            keyslots.add(path, old, new)
+
+
+def _close(path: Path, old: RawKey, new: RawKey) -> None:
+    from cisfs.keys.slots import slot_id
+    from cisfs.layer import keyslots, vault
+
+    # Of one that is damaged it was said when it was to be handed over.
+    with contextlib.suppress(NotAVaultError, FormatError, IntegrityError):
+        of = vault.identifier(path)
+        gone = [slot_id(slot) for slot in vault.slots(path) if _opens(slot, old, of)]
+        if gone:
+            _hand_over(path, old, new)  # it may have been made just now
+            keyslots.remove(path, new, gone)
+
+
+def _opens(slot: SlotFields, key: RawKey, identifier: bytes) -> bool:
+    from cisfs.keys.slots import open_slots
+
+    try:
+        open_slots([slot], key, identifier)
+    except CisfsError:
+        return False
+    return True
 
 
 def _found(path: Path, keys: Sequence[RawKey]) -> BlockImage:

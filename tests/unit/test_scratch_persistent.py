@@ -23,7 +23,7 @@ from cisfs.keys.credentials import RawKey
 from cisfs.layer import keyslots
 from cisfs.layer.scratch_persistent import NAME, UNIT_SIZE, PersistentImage
 from cisfs.layer.vault import Vault
-from cisfs.runtime.store import hand_over_scratches
+from cisfs.runtime.store import close_scratches, hand_over_scratches
 from tests.unit import vaults
 from tests.unit.vaults import KEY, flip
 
@@ -183,19 +183,100 @@ def test_a_failure_to_open_lets_go_of_the_vault(tmp_path: Path) -> None:
     )
 
 
-def test_scratches_follow_a_layer_that_is_rotated(tmp_path: Path) -> None:
+OLD, NEW, THEIRS = (SecretKey(bytes([number]) * 32) for number in range(3))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """One with a scratch of the layer that is rotated, one of another's, and what is none."""
+    (tmp_path / "scratch").mkdir()
+    for name, key in (("mine", OLD), ("theirs", THEIRS)):
+        PersistentImage.create(tmp_path / "scratch" / name, RawKey(key.reveal()), 1 << 20).close()
+    (tmp_path / "scratch/stray").touch()
+    return tmp_path
+
+
+def opens(path: Path, key: SecretKey) -> bool:
+    try:
+        PersistentImage.open(path, RawKey(key.reveal())).close()
+    except WrongKeyError:
+        return False
+    return True
+
+
+def test_scratches_follow_a_layer_that_is_rotated(store: Path) -> None:
     """But not those of other layers; and not twice, when a rotation is done in two goes."""
-    directory = tmp_path / "scratch"
-    directory.mkdir()
-    old, new, other = (SecretKey(bytes([number]) * 32) for number in range(3))
-    for name, key in (("mine", old), ("theirs", other)):
-        PersistentImage.create(directory / name, RawKey(key.reveal()), 1 << 20).close()
-    (directory / "stray").touch()
+    mine, theirs = (store / "scratch" / name for name in ("mine", "theirs"))
     for _ in range(2):
-        hand_over_scratches(tmp_path, old, new)
-    for key in (old, new):
-        PersistentImage.open(directory / "mine", RawKey(key.reveal())).close()
-    assert len(keyslots.slots(directory / "mine")) == 2
-    with pytest.raises(WrongKeyError):
-        PersistentImage.open(directory / "theirs", RawKey(new.reveal()))
-    hand_over_scratches(tmp_path / "nothing", old, new)
+        hand_over_scratches(store, OLD, NEW)
+    assert opens(mine, OLD)  # what is rotated has not changed yet
+    assert opens(mine, NEW)
+    assert len(keyslots.slots(mine)) == 2
+    for _ in range(2):
+        close_scratches(store, OLD, NEW)
+    assert not opens(mine, OLD)
+    assert opens(mine, NEW)
+    assert opens(theirs, THEIRS)
+    assert not opens(theirs, NEW)
+    for function in (hand_over_scratches, close_scratches):
+        function(store / "nothing", OLD, NEW)
+
+
+def test_whoever_else_opens_a_scratch_still_does(store: Path) -> None:
+    mine = store / "scratch/mine"
+    keyslots.add(mine, RawKey(OLD.reveal()), KEY)
+    hand_over_scratches(store, OLD, NEW)
+    close_scratches(store, OLD, NEW)
+    PersistentImage.open(mine, KEY).close()
+    assert len(keyslots.slots(mine)) == 2
+
+
+def test_a_scratch_that_was_made_meanwhile_follows_too(store: Path) -> None:
+    close_scratches(store, OLD, NEW)
+    assert opens(store / "scratch/mine", NEW)
+    assert not opens(store / "scratch/mine", OLD)
+
+
+def test_a_damaged_scratch_is_in_nobodys_way(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = store / "scratch/broken"
+    vaults.make(broken)
+    flip(broken / "vault.json", 100)
+    hand_over_scratches(store, OLD, NEW)
+    assert opens(store / "scratch/mine", NEW)
+    (said,) = caplog.messages
+    assert said.startswith(f"scratch {broken} does not follow: {broken}/vault.json is damaged")
+    close_scratches(store, OLD, NEW)
+    assert not opens(store / "scratch/mine", OLD)
+    assert caplog.messages == [said]
+
+
+@pytest.mark.parametrize("error", [BusyError("busy"), OSError(errno.ENOSPC, "full")])
+def test_a_slot_that_cannot_be_removed_now_is_named(
+    store: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is too late to fail then: the new layer is in its place."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    hand_over_scratches(store, OLD, NEW)
+    monkeypatch.setattr(keyslots, "remove", fail)
+    close_scratches(store, OLD, NEW)
+    (said,) = caplog.messages
+    assert said.startswith(f"scratch {store}/scratch/mine may still be opened with the old key")
+
+
+def test_scratches_where_one_may_not_look_are_left_alone(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of root are for everybody else, who has layers of their own."""
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for function in (hand_over_scratches, close_scratches):
+        function(store, OLD, NEW)

@@ -184,10 +184,23 @@ def test_scratch_keys_are_told_before_anything_changes(path: Path) -> None:
     with pytest.raises(CisfsError, match="not now"):
         rotate(path, KEY, KEY, switching=refuse)
     assert path.read_bytes() == before
-    done = rotate(path, KEY, KEY, switching=lambda *keys: told.append((keys[0], keys[1])))
+    after: list[bytes] = []
+
+    def switched(*keys: SecretKey) -> None:
+        assert told[-1] == keys
+        after.append(sealed.identifier(path))
+
+    done = rotate(
+        path,
+        KEY,
+        KEY,
+        switching=lambda *keys: told.append((keys[0], keys[1])),
+        switched=switched,
+    )
     assert done.continued
     with layers.opened(path) as layer:
         assert told == [(old, layer.scratch_key())] * 2
+        assert after == [layer.header.layer_id]
 
 
 # -- interrupted ---------------------------------------------------------------------------
@@ -344,7 +357,7 @@ def test_one_that_was_made_without_the_old_key_is_begun_anew(path: Path) -> None
 
 
 def _request(progress: Callable[[int, int], None]) -> Request:
-    return Request(KEY, KEY, 1, progress, lambda *_: None)
+    return Request(KEY, KEY, 1, progress, lambda *_: None, lambda *_: None)
 
 
 TREE = 131072 + SIZE

@@ -483,9 +483,22 @@ def test_scratch_keys_are_told_before_anything_changes(path: Path) -> None:
     with vaults.opened(path) as vault:
         old = vault.scratch_key()
     told: list[tuple[SecretKey, SecretKey]] = []
-    rotate(path, KEY, KEY, switching=lambda *keys: told.append((keys[0], keys[1])))
+    after: list[bytes] = []
+
+    def switched(*keys: SecretKey) -> None:
+        assert told == [keys]
+        after.append(vaults_of_cisfs.identifier(path))
+
+    rotate(
+        path,
+        KEY,
+        KEY,
+        switching=lambda *keys: told.append((keys[0], keys[1])),
+        switched=switched,
+    )
     with vaults.opened(path) as vault:
         assert told == [(old, vault.scratch_key())]
+        assert after == [vault.config.vault_id]
 
 
 # -- what is not gone on with --------------------------------------------------------------
