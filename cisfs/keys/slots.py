@@ -22,9 +22,10 @@ from cisfs.errors import (
     FormatError,
     IntegrityError,
     NoMemoryError,
+    UsageError,
     WrongKeyError,
 )
-from cisfs.format.config import SlotFields, b64, canonical, from_b64
+from cisfs.format.config import MAX_SLOTS, SlotFields, b64, canonical, from_b64
 from cisfs.keys.credentials import (
     Credential,
     Identities,
@@ -83,11 +84,14 @@ def new_slot(master: SecretKey, recipient: Credential | Recipient, vault_id: byt
 def new_slots(master: SecretKey, recipients: Recipients, identifier: bytes) -> list[SlotFields]:
     """Return a slot for each of the recipients; `identifier` is the vault's or layer's id.
 
-    Raises ValueError for none, CisfsError when a device or service fails.
+    Raises ValueError for none, UsageError for more than can be read again, CisfsError when a device
+    or service fails.
     """
     several = recipients if isinstance(recipients, Sequence) else (recipients,)
     if not several:
         raise ValueError("no recipient: nothing would open it again")
+    if len(several) > MAX_SLOTS:
+        raise UsageError(f"{len(several)} recipients; there is room for {MAX_SLOTS}")
     return [new_slot(master, recipient, identifier) for recipient in several]
 
 

@@ -115,9 +115,11 @@ def changed_text(
 ) -> SlotText:
     """Return what `change` makes of the key slots of a layer that is elsewhere, `where` in words.
 
-    Raises what opening it raises, what `change` raises.
+    Raises what opening it raises, what `change` raises, UsageError if there is no room.
     """
-    return _changing(where, header, text, opener, change)(text)
+    changed = _changing(where, header, text, opener, change)(text)
+    slotarea.packed(changed)  # or whoever pulls it could not write it
+    return changed
 
 
 def slots_mac(text: SlotText, keys: LayerKeys) -> bytes:

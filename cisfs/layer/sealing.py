@@ -32,6 +32,7 @@ from cisfs.layer.fallocate import allocate
 from cisfs.layer.forked import share_out
 from cisfs.layer.hashtree import build_tree
 from cisfs.layer.sealed import slots_mac
+from cisfs.layer.slotarea import packed
 from cisfs.layer.wholefile import whole_file
 from cisfs.layer.writing import write_at
 
@@ -84,8 +85,8 @@ def seal_image(
     `signing_key` it is signed.  `image` is read in `workers` processes (default: one for each CPU
     we may use); `progress` is told how many bytes are done.  `base` binds it to the layers below
     (`cisfs.format.sealed.base_of`).  Raises ValueError for a size that cannot be (see
-    `LayerGeometry`), UsageError if there is something at `output` and not `force`, what reading
-    the image raises, OSError.
+    `LayerGeometry`), UsageError if there is something at `output` and not `force`, what
+    `packed_slots` and reading the image raise, OSError.
     """
     geometry = LayerGeometry(unit_size, image.size)
     with whole_file(output, replace=force) as fd:
@@ -103,16 +104,19 @@ def seal_image(
         identity = sealing.finish(keys, layer_id, base).identity
         if signing_key is not None:
             text = SlotText.parse(slots)
-            slots = replace(text, signatures=(signature_of(signing_key, identity),)).pack()
+            slots = packed(replace(text, signatures=(signature_of(signing_key, identity),)))
         write_at(fd, slots, SLOTS_OFFSET)
         return identity
 
 
 def packed_slots(layer_key: SecretKey, layer_id: bytes, recipients: Recipients) -> bytes:
-    """Return the bytes of key slots for `recipients`; ValueError if there are too many."""
+    """Return the bytes of key slots for `recipients`.
+
+    Raises ValueError for none, UsageError for too many, CisfsError when a device or service fails.
+    """
     text = SlotText(tuple(new_slots(layer_key, recipients, layer_id)))
     mac = slots_mac(text, LayerKeys.derive(layer_key, layer_id))
-    return replace(text, mac=mac).pack()
+    return packed(replace(text, mac=mac))
 
 
 def empty_leaves(geometry: LayerGeometry) -> memoryview:

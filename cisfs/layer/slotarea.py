@@ -32,6 +32,16 @@ def read(fd: int) -> SlotAreas:
         return SlotAreas.parse(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET))
 
 
+def packed(text: SlotText) -> bytes:
+    """Return a copy's bytes.  Raises UsageError if there is no room for them in a layer."""
+    try:
+        return text.pack()
+    except ValueError as error:
+        raise UsageError(
+            f"there is no room: {error}; remove some or name fewer recipients"
+        ) from None
+
+
 def update(fd: int, change: Callable[[SlotText], SlotText]) -> SlotText:
     """Replace what the key slots of the layer say by what `change` makes of it; return that.
 
@@ -44,10 +54,7 @@ def update(fd: int, change: Callable[[SlotText], SlotText]) -> SlotText:
         if found.is_marked:  # somebody was killed
             _finish(fd, found.text.pack())
         changed = change(found.text)
-        try:
-            data = changed.pack()
-        except ValueError as error:
-            raise UsageError(f"there is no room: {error}; remove a slot first") from None
+        data = packed(changed)
         _write(fd, MARK, RESERVED_OFFSET)  # eight bytes that change: no disk writes half of them
         _write(fd, data, SECOND_SLOTS_OFFSET)
         _finish(fd, data)

@@ -50,8 +50,8 @@ def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_
     """Make `path`, a missing or empty directory, a vault that each of `recipients` opens.
 
     Returns its master key.  `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises
-    UsageError if there is something at `path` already, ValueError for a unit size that cannot be,
-    OSError.
+    UsageError if there is something at `path` already or there are too many recipients, ValueError
+    for none and for a unit size that cannot be, CisfsError when a device or service fails, OSError.
     """
     Geometry(unit_size)  # raises ValueError
     path.mkdir(mode=0o700, exist_ok=True)
@@ -60,10 +60,11 @@ def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_
     master, vault_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
     slots = new_slots(master, recipients, vault_id)
     config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=tuple(slots))
+    data = _packed(_authenticate(config, VaultKeys.derive(master, vault_id)))
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         create_id(fd)
-        _write_config(fd, _authenticate(config, VaultKeys.derive(master, vault_id)))
+        _write_config(fd, data)
         sync_id(fd)
     finally:
         os.close(fd)
@@ -117,7 +118,7 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
     """Put others in the place of the key slots; the vault may be mounted meanwhile.
 
     `vault.json` is replaced whole.  Raises as `Vault.open` does, but BusyError only while another
-    changes them; what `change` raises.
+    changes them; what `change` raises, UsageError if there is no room.
     """
     fd = _open_directory(path)
     try:
@@ -128,7 +129,7 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
             config = _read_config(fd, path)
             _authentic_keys(path, config, MasterKey(keys.master))
             changed = replace(config, slots=make(config.slots))
-            _write_config(fd, _authenticate(changed, keys))
+            _write_config(fd, _packed(_authenticate(changed, keys)))
     finally:
         os.close(fd)
 
@@ -272,13 +273,24 @@ def _read_config(fd: int, path: Path) -> VaultConfig:
         os.close(file)
 
 
-def _write_config(fd: int, config: VaultConfig) -> None:
+def _packed(config: VaultConfig) -> bytes:
+    """Return the bytes of vault.json.  Raises UsageError for more than are ever read again."""
+    data = config.pack()
+    if len(data) > form.MAX_SIZE:
+        raise UsageError(
+            f"there is no room: key slots that make {len(data)} bytes of vault.json, of "
+            f"{form.MAX_SIZE}; remove some or name fewer recipients"
+        )
+    return data
+
+
+def _write_config(fd: int, data: bytes) -> None:
     """Write vault.json whole or not at all."""
     with contextlib.suppress(FileNotFoundError):  # of somebody who was killed
         os.unlink(NEW_VAULT_FILE, dir_fd=fd)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(NEW_VAULT_FILE, flags, 0o600, dir_fd=fd), "wb") as file:
-        file.write(config.pack())
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.rename(NEW_VAULT_FILE, VAULT_FILE, src_dir_fd=fd, dst_dir_fd=fd)

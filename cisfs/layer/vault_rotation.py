@@ -132,7 +132,11 @@ class _Making:
         """Make a new vault, empty, and a record that says what it is for."""
         clear(self._partial)
         write_record(self._partial, b"")  # what is made before the record is ours, too
-        new = vaults.create(self._new, wanted, unit_size=self._old.config.unit_size)
+        try:
+            new = vaults.create(self._new, wanted, unit_size=self._old.config.unit_size)
+        except BaseException:
+            clear(self._partial)  # there is nothing to go on with
+            raise
         vault = Vault.open(self._new, MasterKey(new))
         try:
             vault_id = vault.config.vault_id

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cisfs.crypto.keys import KEY_SIZE, SecretKey
 from cisfs.errors import BusyError, CisfsError, IntegrityError, UsageError, WrongKeyError
@@ -18,6 +19,10 @@ from cisfs.format.slotarea import MAX_TEXT, SlotText
 from cisfs.keys.credentials import Identities, Passphrase, RawKey
 from cisfs.keys.slots import Slots, slot_id
 from cisfs.layer import keyslots, opening, sealed
+from cisfs.layer import vault as vaults_of_cisfs
+from cisfs.layer.rotation import rotate
+from cisfs.layer.sealed_file import stored
+from cisfs.layer.sealing import StoredImage, seal_image
 from tests.unit import layers, vaults
 from tests.unit.vaults import KEY
 
@@ -158,6 +163,54 @@ def test_more_than_there_is_room_for(path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is (no )?room"):
         keyslots.add(path, KEY, [large] * 20)
     assert len(keyslots.slots(path)) == few + 1
+
+
+LARGE = Friend("n" * 20_000)
+
+
+def test_more_than_there_is_room_for_at_once(path: Path, tmp_path: Path) -> None:
+    """Neither made nor rotated for: nobody could open it."""
+    many = [LARGE] * 100
+    for attempt in (
+        lambda: rotate(path, KEY, [KEY, *many]),
+        lambda: keyslots.add(path, KEY, many),
+        lambda: make(tmp_path / "new", path.is_dir(), many),
+    ):
+        with pytest.raises(UsageError, match=r"no room: .*; remove some or name fewer recipients"):
+            attempt()
+        assert opens(path, KEY)
+        assert {each.name for each in tmp_path.iterdir()} <= {path.name, "new"}
+    make(tmp_path / "new", path.is_dir(), [KEY])
+    assert opens(tmp_path / "new", KEY)
+
+
+def make(path: Path, is_vault: bool, recipients: Sequence[RawKey | Friend]) -> None:
+    if is_vault:
+        vaults_of_cisfs.create(path, recipients)
+        return
+    with layers.in_memory(bytes(8192)) as fd:
+        seal_image(StoredImage(fd, 8192), path, recipients)
+
+
+def test_more_than_there_is_room_for_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "layer.cis"
+    layers.seal(path, layers.image(8192))
+    header, text = stored(path)
+    change = keyslots.adding("elsewhere", [LARGE] * 4, [])
+    with pytest.raises(UsageError, match="there is no room"):
+        sealed.changed_text("elsewhere", header, text, KEY, change)
+
+
+def test_a_signature_that_there_is_no_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "layer.cis"
+    large = Friend("n" * (MAX_TEXT - 400))
+    with layers.in_memory(bytes(8192)) as fd:
+        seal_image(StoredImage(fd, 8192), path, large)
+        path.unlink()
+        key = Ed25519PrivateKey.generate()
+        with pytest.raises(UsageError, match="there is no room"):
+            seal_image(StoredImage(fd, 8192), path, large, signing_key=key)
+    assert not path.exists()
 
 
 # -- who cannot open it may not add anybody ------------------------------------------------------

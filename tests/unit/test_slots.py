@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from cisfs.crypto.keys import SecretKey
-from cisfs.errors import CisfsError, FormatError, NoKeyError, NoMemoryError, WrongKeyError
+from cisfs.errors import (
+    CisfsError,
+    FormatError,
+    NoKeyError,
+    NoMemoryError,
+    UsageError,
+    WrongKeyError,
+)
 from cisfs.format.config import SlotFields, b64, from_b64
 from cisfs.keys import slots
 from cisfs.keys.credentials import Identities, Passphrase, RawKey
@@ -235,6 +242,14 @@ def test_a_packet_of_another_vault_opens_nothing() -> None:
     moved = new_slots(MASTER, Device(), b"w" * 16)
     with pytest.raises(WrongKeyError):
         open_slots(moved, Identities((Device(),)), VAULT)
+
+
+def test_there_are_no_more_slots_than_can_be_read_again() -> None:
+    """And nothing is computed or asked for before that is said."""
+    device = Device(NoKeyError("not there"))
+    assert len(new_slots(MASTER, [device] * 256, VAULT)) == 256
+    with pytest.raises(UsageError, match=r"^257 recipients; there is room for 256$"):
+        new_slots(MASTER, [WORDS] * 257, VAULT)
 
 
 def test_there_is_always_a_slot() -> None:
