@@ -43,11 +43,12 @@ def run(path: Path, args: argparse.Namespace) -> int:
 
 
 def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
+    from cisfs.keys.reopening import asking_once
     from cisfs.layer import unlocked
     from cisfs.layer.rotation import rotate
     from cisfs.runtime.store import STORE, close_scratches, hand_over_scratches
 
-    opener = unlocked.opener(path, args)
+    opener = asking_once(unlocked.opener(path, args))  # what is typed counts as given
     with progress_line(args, "encrypting") as shown:
         return rotate(
             path,
@@ -65,7 +66,8 @@ def _recipients(
 ) -> list[Credential | Recipient]:
     from cisfs.errors import UsageError
     from cisfs.keys import options
-    from cisfs.keys.rewrapping import recipients_of, secrets_of
+    from cisfs.keys.reopening import secret_of, secrets_of
+    from cisfs.keys.rewrapping import recipients_of
     from cisfs.keys.slots import slot_id
     from cisfs.layer.opening import key_id
 
@@ -74,19 +76,13 @@ def _recipients(
         if each not in ids:
             raise UsageError(f"--drop {each}: no such key slot; see cisfs key list {path}")
     added = options.recipients(args)
-    secrets = [*secrets_of(opener), *_secrets_among(added)]
+    given = (secret_of(each) for each in added)
+    secrets = [*secrets_of(opener), *(each for each in given if each is not None)]
     kept = recipients_of(slots, secrets, bytes.fromhex(key_id(path)), args.drop)
     found = [*kept, *(each for each in added if each not in kept)]
     if not found:
         raise UsageError("nobody could open it afterwards: keep a key slot, or name a recipient")
     return found
-
-
-def _secrets_among(recipients: Sequence[Credential | Recipient]) -> list[Credential]:
-    """Return the passphrases and key files among recipients."""
-    from cisfs.keys.credentials import Passphrase, RawKey
-
-    return [each for each in recipients if isinstance(each, (Passphrase, RawKey))]
 
 
 def _report(path: Path, args: argparse.Namespace, rotated: Rotated) -> None:

@@ -30,7 +30,7 @@ from cisfs.keys.slots import (
     new_slot,
     open_slots,
 )
-from cisfs.keys.wrapping import Recipient
+from cisfs.keys.wrapping import Identity, Recipient
 
 
 class _Once:
@@ -48,9 +48,27 @@ class _Once:
 
 def asking_once(opener: Opener) -> Opener:
     """Return the same opener, which asks at most once however often it is used."""
-    if isinstance(opener, Identities) and opener.ask is not None:
-        return replace(opener, ask=_Once(opener.ask))
-    return opener
+    if not isinstance(opener, Identities) or opener.ask is None or isinstance(opener.ask, _Once):
+        return opener
+    return replace(opener, ask=_Once(opener.ask))
+
+
+def secrets_of(opener: Opener) -> list[Credential]:
+    """Return the passphrases and key files among what opens a layer, and what was typed."""
+    offered = _offered(opener) if isinstance(opener, Identities) else (opener,)
+    return [each for each in offered if isinstance(each, (Passphrase, RawKey))]
+
+
+def secret_of(recipient: Credential | Recipient) -> Credential | None:
+    """Return the secret that opens what is made for a recipient, if it is one that has it."""
+    if isinstance(recipient, (Passphrase, RawKey)):
+        return recipient
+    if recipient.type == TYPE_AGE:
+        from cisfs.keys.age import ScryptRecipient
+
+        if isinstance(recipient, ScryptRecipient):
+            return recipient.passphrase
+    return None
 
 
 def reopened(
@@ -60,7 +78,7 @@ def reopened(
 
     Tried are what opened the old layer, and the secrets among the recipients.
     """
-    secrets = [_secret(each) for each in _several(recipients)]
+    secrets = [secret_of(each) for each in _several(recipients)]
     for each in [*_without_asking(opener), *(each for each in secrets if each is not None)]:
         try:
             return open_slots(slots, each, identifier)
@@ -88,7 +106,7 @@ def are_for(
 def _is_for(
     slot: SlotFields, recipient: Credential | Recipient, master: SecretKey, identifier: bytes
 ) -> bool:
-    secret, kind = _secret(recipient), _slot_type(recipient)
+    secret, kind = secret_of(recipient), _slot_type(recipient)
     if slot["type"] != kind:
         return False
     if secret is None:
@@ -107,26 +125,18 @@ def _slot_type(recipient: Credential | Recipient) -> str:
     return TYPE_KEY_FILE if isinstance(recipient, RawKey) else recipient.type
 
 
-def _secret(recipient: Credential | Recipient) -> Credential | None:
-    """Return the secret that opens what is made for a recipient, if it is one that has it."""
-    if isinstance(recipient, (Passphrase, RawKey)):
-        return recipient
-    if recipient.type == TYPE_AGE:
-        from cisfs.keys.age import ScryptRecipient
-
-        if isinstance(recipient, ScryptRecipient):
-            return recipient.passphrase
-    return None
-
-
 def _without_asking(opener: Opener) -> list[Opener]:
     if isinstance(opener, MasterKey):
         return []  # the old one's
     if not isinstance(opener, Identities):
         return [opener]
-    asked = opener.ask.answer if isinstance(opener.ask, _Once) else None
-    offered = opener.offered if asked is None else (*opener.offered, asked)
-    return [Identities(offered)]
+    return [Identities(_offered(opener))]
+
+
+def _offered(opener: Identities) -> tuple[Identity | Credential, ...]:
+    """Return what is offered, with what was typed."""
+    typed = opener.ask.answer if isinstance(opener.ask, _Once) else None
+    return opener.offered if typed is None else (*opener.offered, typed)
 
 
 def _several(recipients: Recipients) -> Sequence[Credential | Recipient]:

@@ -10,17 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cisfs.errors import UsageError, WrongKeyError
 from cisfs.format.config import SlotFields
-from cisfs.keys.credentials import Credential, Identities, Opener, Passphrase, RawKey
+from cisfs.keys.credentials import Credential, Passphrase
 from cisfs.keys.slots import AGE_SCRYPT, TYPE_AGE, open_slots, slot_id
 from cisfs.keys.wrapping import Recipient
 
 _PROVIDER = "provider:"
-
-
-def secrets_of(opener: Opener) -> list[Credential]:
-    """Return the passphrases and key files among what opens a layer."""
-    offered = opener.offered if isinstance(opener, Identities) else (opener,)
-    return [each for each in offered if isinstance(each, (Passphrase, RawKey))]
 
 
 def recipients_of(

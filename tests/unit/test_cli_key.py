@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cisfs.cli.main import main
+from cisfs.keys import credentials
+from cisfs.keys.credentials import Passphrase, RawKey
 from tests.unit import layers
 from tests.unit.vaults import KEY
 
@@ -166,6 +168,36 @@ def test_a_rotation_keeps_public_recipients_and_what_is_given(
     assert not opens("x", "-i", "ben.key")
     assert not opens("x", "--key-file", "file.key")
     assert sorted(path.name for path in Path().iterdir() if "rotating" in path.name) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_passphrase_that_was_typed_counts_as_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where other keys stood ready, and it was asked for because none of them opened it."""
+    asked: list[str] = []
+
+    def typed(purpose: str) -> Passphrase:
+        asked.append(purpose)
+        return Passphrase(b"correct horse")
+
+    monkeypatch.setattr(credentials, "typed", typed)
+    monkeypatch.setattr("cisfs.layer.unlocked.ready", lambda: (RawKey(bytes(32)),))
+    assert main(["init", "x", "-r", "passphrase:words"]) == 0
+    assert main(["key", "rotate", "x"]) == 0
+    assert len(asked) == 1
+    assert [slot["type"] for slot in listed("x", capsys)] == ["passphrase"]
+    assert opens("x", "--passphrase-file", "words")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_passphrase_in_ages_way_counts_as_given_too(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyrage")
+    assert main(["init", "x", "-r", "age-passphrase:words", "-r", "ann.key.pub"]) == 0
+    words = ["-i", "ann.key", "-r", "age-passphrase:words"]
+    assert main(["key", "rotate", "x", *words]) == 0
+    assert [slot["type"] for slot in listed("x", capsys)] == ["age", "jwe"]
+    assert opens("x", "--passphrase-file", "words")
 
 
 @pytest.mark.usefixtures("here")
