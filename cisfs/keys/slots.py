@@ -100,6 +100,8 @@ def open_slots(slots: Iterable[SlotFields], opener: Opener, vault_id: bytes) -> 
 
     The latter is not checked here: see whether it authenticates the header (`unauthentic`).  Raises
     WrongKeyError if no slot opens; the message says what was tried, and what kinds of key would.
+    With a credential, what is wrong with a slot of its kind is raised instead: FormatError,
+    NoMemoryError, another CisfsError for what is missing here.
     """
     if isinstance(opener, MasterKey):
         return opener.secret
@@ -108,11 +110,16 @@ def open_slots(slots: Iterable[SlotFields], opener: Opener, vault_id: bytes) -> 
         return _open_with_any(held, opener, vault_id)
     wanted = _secret_type(opener)
     suiting = [slot for slot in held if _suits(opener, slot)]
+    failure: CisfsError | None = None
     for slot in suiting:
         try:
             return _opened(slot, opener, vault_id)
         except (InvalidTag, WrongKeyError):
             continue
+        except CisfsError as error:  # of this slot; another may do
+            failure = error
+    if failure is not None:
+        raise failure
     if suiting:
         raise WrongKeyError(f"wrong {_in_words(wanted)}")
     raise WrongKeyError(f"no key slot takes a {wanted}; {_kinds(held)}")

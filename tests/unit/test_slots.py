@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +155,27 @@ def test_a_fast_machine_makes_more_passes(
     slot = new_slot(MASTER, WORDS, VAULT)
     assert slot["iterations"] == iterations
     assert open_slots([slot], WORDS, VAULT) == MASTER
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_slot_that_fails_hides_none_that_opens(where: int) -> None:
+    """A damaged one, or one for which something is missing here; said only if nothing opens."""
+    damaged = {**new_slot(MASTER, WORDS, VAULT), "lanes": 0}
+    made = [new_slot(MASTER, WORDS, VAULT)]
+    made.insert(where, damaged)
+    assert open_slots(made, WORDS, VAULT) == MASTER
+    with pytest.raises(FormatError, match="a passphrase slot's lanes"):
+        open_slots(made, OTHER_WORDS, VAULT)
+
+
+def test_a_slot_of_age_hides_none_that_opens_where_there_is_no_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyrage", None)
+    of_age: SlotFields = {"type": "age", "recipient": "scrypt", "wrapped": "AAAA"}
+    assert open_slots([of_age, new_slot(MASTER, WORDS, VAULT)], WORDS, VAULT) == MASTER
+    with pytest.raises(CisfsError, match=r"cisfs\[age\]"):
+        open_slots([of_age], WORDS, VAULT)
 
 
 # -- several identities ---------------------------------------------------------------------------
