@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
+    from cisfs.crypto.keys import SecretKey
     from cisfs.format.config import SlotFields
     from cisfs.keys.credentials import Credential, Opener
     from cisfs.keys.wrapping import Recipient
@@ -46,7 +47,7 @@ def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
     from cisfs.keys.reopening import asking_once
     from cisfs.layer import unlocked
     from cisfs.layer.rotation import rotate
-    from cisfs.runtime.store import STORE, close_scratches, hand_over_scratches
+    from cisfs.runtime.store import STORE, close_scratches
 
     opener = asking_once(unlocked.opener(path, args))  # what is typed counts as given
     with progress_line(args, "encrypting") as shown:
@@ -56,9 +57,17 @@ def _rotate(path: Path, args: argparse.Namespace) -> Rotated:
             partial(_recipients, path, args, opener),
             workers=args.workers,
             progress=partial(show, shown, "encrypting"),
-            switching=partial(hand_over_scratches, STORE),
+            switching=_switching,
             switched=partial(close_scratches, STORE),
         )
+
+
+def _switching(old: SecretKey, new: SecretKey) -> None:
+    from cisfs.build import interrupts
+    from cisfs.runtime.store import STORE, hand_over_scratches
+
+    hand_over_scratches(STORE, old, new)
+    interrupts.settle()  # in a moment it is not as it was, and only the old one is left to go
 
 
 def _recipients(

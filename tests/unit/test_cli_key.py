@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cisfs.cli.main import main
 from cisfs.keys import credentials
 from cisfs.keys.credentials import Passphrase, RawKey
+from cisfs.layer import vault_rotation
+from cisfs.layer.renaming import renameat2
 from tests.unit import layers
 from tests.unit.vaults import KEY
 
@@ -168,6 +174,53 @@ def test_a_rotation_keeps_public_recipients_and_what_is_given(
     assert not opens("x", "-i", "ben.key")
     assert not opens("x", "--key-file", "file.key")
     assert sorted(path.name for path in Path().iterdir() if "rotating" in path.name) == []
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["vault", "layer"])
+def test_a_rotation_that_is_as_good_as_done_is_not_interrupted(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be told then that the layer is as it was."""
+    if kind == "vault":
+        assert main(["init", "x", "-r", "ann.key.pub"]) == 0
+    else:
+        Path("source").mkdir()
+        assert main(["seal", "source", "-o", "x", "-r", "ann.key.pub"]) == 0
+    before = listed("x", capsys)
+    real: Callable[..., None] = renameat2 if kind == "vault" else os.rename
+    done: list[bytes] = []
+
+    def interrupted(*words: Any, **named: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(*words, **named)
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append(words[1])
+
+    if kind == "vault":
+        monkeypatch.setattr(vault_rotation, "renameat2", interrupted)
+        monkeypatch.setattr(vault_rotation, "_check_exchange", lambda *_: None)
+    else:
+        monkeypatch.setattr(os, "rename", interrupted)
+    assert main(["key", "rotate", "x", "-i", "ann.key"]) == 0
+    assert done == [b"x"]
+    assert listed("x", capsys) != before
+    assert not list(Path().glob("*rotating*"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_rotation_that_is_interrupted_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "x", "-r", "ann.key.pub"]) == 0
+    before = listed("x", capsys)
+    monkeypatch.setattr(
+        "cisfs.runtime.store.hand_over_scratches",
+        lambda *_: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    assert main(["key", "rotate", "x", "-i", "ann.key"]) == 128 + signal.SIGTERM
+    assert "interrupted by SIGTERM; it is as it was" in capsys.readouterr().err
+    assert listed("x", capsys) == before
 
 
 @pytest.mark.usefixtures("here")
