@@ -39,14 +39,14 @@ def rebase(
     layer = SealedLayer.open(path, opener)
     try:
         header = layer.rebound(UNBOUND if diff_ids is None else base_of(diff_ids))
-        text = slotarea.read(layer.fd).text
         if header == layer.header:
             return layer.identity, 0
-        slots = replace(text, signatures=()).pack().ljust(AREAS_SIZE, b"\0")
-        with whole_file(where, replace=True) as fd:
-            _keep_attributes(layer.fd, fd)
-            write_all(fd, header.pack() + slots)
-            _copy(layer.fd, fd, SLOTS_OFFSET + AREAS_SIZE)
+        with slotarea.kept(layer.fd) as text:  # so that no slot comes back that is removed now
+            slots = replace(text, signatures=()).pack().ljust(AREAS_SIZE, b"\0")
+            with whole_file(where, replace=True) as fd:
+                _keep_attributes(layer.fd, fd)
+                write_all(fd, header.pack() + slots)
+                _copy(layer.fd, fd, SLOTS_OFFSET + AREAS_SIZE)
     finally:
         layer.close()
     return header.identity, len(text.signatures)

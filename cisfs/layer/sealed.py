@@ -29,14 +29,7 @@ from cisfs.layer import lazy, slotarea
 from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.lazy import LazyReader, PartialLayer
-from cisfs.layer.sealed_file import (
-    check_same,
-    naming,
-    open_file,
-    read_header,
-    read_locked,
-    stored,
-)
+from cisfs.layer.sealed_file import naming, open_file, read_locked, stored, update_slots
 
 KEPT_UNITS = 32  # 2 MiB for each reader, with units of 64 KiB
 
@@ -97,17 +90,10 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
 
     Data and identity stay, and so do signatures; the layer can be opened at every instant
     (`cisfs.layer.slotarea`).  Raises as `SealedLayer.open` does, what `change` raises, UsageError
-    if there is no room.
+    if there is no room, BusyError if another layer takes its place meanwhile.
     """
     header, text = stored(path)
-    changed = _changing(path, header, text, opener, change)
-    fd = open_file(path, os.O_RDWR)
-    try:
-        with naming(path):
-            check_same(read_header(fd), header.identity)
-            slotarea.update(fd, changed)
-    finally:
-        os.close(fd)
+    update_slots(path, header.identity, _changing(path, header, text, opener, change))
 
 
 def changed_text(

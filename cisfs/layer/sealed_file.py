@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from cisfs.format.signatures import Signature, added
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import slotarea
 from cisfs.layer.candidate import Candidate
+from cisfs.layer.renaming import is_at
 
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait for ever
 
@@ -79,18 +80,38 @@ def carried(path: Path) -> Iterator[CarriedLayer]:
 def embed(path: Path, identity: str, signature: Signature) -> None:
     """Put a signature of the layer at `path` into it; it may be mounted meanwhile.
 
-    An earlier one of the same signer goes.  Raises UsageError if there is no room, BusyError if the
-    layer has not this identity any more; as `stored` does.
+    An earlier one of the same signer goes.  Raises as `update_slots` does.
+    """
+    update_slots(
+        path, identity, lambda text: replace(text, signatures=added(text.signatures, signature))
+    )
+
+
+def update_slots(path: Path, identity: str, change: Callable[[SlotText], SlotText]) -> None:
+    """Replace what the key slots of the layer at `path` say by what `change` makes of it.
+
+    Raises UsageError if there is no room, BusyError if the layer has not this identity any more or
+    another has taken its place; as `stored` does, what `change` raises.
     """
     fd = open_file(path, os.O_RDWR)
+
+    def changed(text: SlotText) -> SlotText:
+        # Only now: whoever puts another layer here keeps the slots' lock until it is done.
+        if not is_at(path, fd):
+            raise _replaced(path)
+        return change(text)
+
     try:
         with naming(path):
-            check_same(read_header(fd), identity)
-            slotarea.update(
-                fd, lambda text: replace(text, signatures=added(text.signatures, signature))
-            )
+            if read_header(fd).identity != identity:
+                raise _replaced(path)
+            slotarea.update(fd, changed)
     finally:
         os.close(fd)
+
+
+def _replaced(path: Path) -> BusyError:
+    return BusyError(f"{path} was replaced by another layer just now; try again")
 
 
 def stored(path: Path) -> tuple[LayerHeader, SlotText]:
@@ -155,9 +176,3 @@ def check_size(fd: int, header: LayerHeader) -> None:
         raise FormatError(f"cut off: it has {stored} bytes instead of {right}")
     if stored > right:
         raise FormatError(f"{stored - right} bytes were appended to it")
-
-
-def check_same(found: LayerHeader, identity: str) -> None:
-    """Raise BusyError if another layer has come to where one of this identity was."""
-    if found.identity != identity:
-        raise BusyError("it was replaced by another layer just now; try again")

@@ -22,6 +22,7 @@ from cisfs.crypto.units import XtsCipher
 from cisfs.errors import BusyError, CisfsError, FormatError
 from cisfs.format.rotation import LAYER_RECORD_SIZE
 from cisfs.format.sealed_geometry import SLOTS_OFFSET
+from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import MasterKey, Recipients
 from cisfs.keys.reopening import are_for, reopened
 from cisfs.layer import sealed, slotarea
@@ -170,23 +171,24 @@ class _Making:
         os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._layer.fd).st_mode))
         keys = self._layer.scratch_key(), self._keys.scratch
         request.switching(*keys)
-        os.ftruncate(self._fd, self._geometry.stored_size)
-        os.fsync(self._fd)
-        _share_lock(self._fd, self._layer.path)
-        self._check_unchanged()
         name = os.fsencode(self._layer.path.name)
         at = self._partial.directory
-        os.rename(self._partial.name, name, src_dir_fd=at, dst_dir_fd=at)
+        with slotarea.kept(self._layer.fd) as text:
+            self._check_unchanged(text)
+            _share_lock(self._fd, self._layer.path)
+            os.ftruncate(self._fd, self._geometry.stored_size)  # until here, all of it is kept
+            os.fsync(self._fd)
+            os.rename(self._partial.name, name, src_dir_fd=at, dst_dir_fd=at)
         os.fsync(at)
         request.switched(*keys)
         return header.identity
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self, text: SlotText) -> None:
         """See that nobody put another layer there, or changed its slots, since it was opened."""
         path = self._layer.path
         there = os.stat(path.name, dir_fd=self._partial.directory, follow_symlinks=False)
         same = os.path.samestat(there, os.fstat(self._layer.fd))
-        if not same or slotarea.read(self._layer.fd).text.slots != self._layer.slots:
+        if not same or text.slots != self._layer.slots:
             raise CisfsError(f"{path} was changed while it was rotated: rotate it again")
 
 

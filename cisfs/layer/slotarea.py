@@ -32,6 +32,17 @@ def read(fd: int) -> SlotAreas:
         return SlotAreas.parse(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET))
 
 
+@contextmanager
+def kept(fd: int) -> Iterator[SlotText]:
+    """Yield what the key slots say, which nobody changes while the block runs.
+
+    What is about to take the layer's place has to be made of nothing older.  Not to be nested on
+    one descriptor.  Raises FormatError, OSError.
+    """
+    with _locked(fd, fcntl.F_RDLCK):
+        yield SlotAreas.parse(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET)).text
+
+
 def packed(text: SlotText) -> bytes:
     """Return a copy's bytes.  Raises UsageError if there is no room for them in a layer."""
     try:

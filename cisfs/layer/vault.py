@@ -39,6 +39,7 @@ from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id,
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
 from cisfs.layer.recovery import recover
+from cisfs.layer.renaming import is_at
 from cisfs.layer.units import Buffers
 
 DEFAULT_UNIT_SIZE = 32 * 1024
@@ -118,14 +119,17 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
     """Put others in the place of the key slots; the vault may be mounted meanwhile.
 
     `vault.json` is replaced whole.  Raises as `Vault.open` does, but BusyError only while another
-    changes them; what `change` raises, UsageError if there is no room.
+    changes them, or when another vault takes its place meanwhile; what `change` raises, UsageError
+    if there is no room.
     """
     fd = _open_directory(path)
     try:
         before = _read_config(fd, path)
         keys = _authentic_keys(path, before, opener)
         make = change(keys.master, before.vault_id)
-        with _changing(fd, path):
+        with changing(fd, path):
+            if not is_at(path, fd):
+                raise _replaced(path)
             config = _read_config(fd, path)
             _authentic_keys(path, config, MasterKey(keys.master))
             changed = replace(config, slots=make(config.slots))
@@ -298,19 +302,37 @@ def _write_config(fd: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _changing(fd: int, path: Path) -> Iterator[None]:
-    """Let nobody else replace vault.json; the vault's own lock is a mount's, for long."""
+def changing(fd: int, path: Path) -> Iterator[None]:
+    """Let nobody else replace vault.json, nor the vault, while the block runs.
+
+    The vault's own lock is a mount's, for long.  Raises BusyError, OSError.
+    """
+    file = _locked_config(fd, path)
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def _locked_config(fd: int, path: Path) -> int:
     while True:
-        file = open_regular(fd, VAULT_FILE)
+        try:
+            file = open_regular(fd, VAULT_FILE)
+        except FileNotFoundError:  # of a vault that was here just now
+            raise _replaced(path) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file), os.stat(VAULT_FILE, dir_fd=fd)):
-                yield
-                return
         except BlockingIOError:
-            raise BusyError(f"the keys of {path} are being changed by another command") from None
-        finally:
             os.close(file)
+            raise BusyError(f"the keys of {path} are being changed by another command") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(VAULT_FILE, dir_fd=fd)):
+                return file
+        os.close(file)
+
+
+def _replaced(path: Path) -> BusyError:
+    return BusyError(f"{path} was replaced by another vault just now; try again")
 
 
 def _authenticate(config: VaultConfig, keys: VaultKeys) -> VaultConfig:

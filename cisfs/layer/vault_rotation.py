@@ -175,12 +175,13 @@ class _Making:
         keys = self._old.scratch_key(), vault.scratch_key()
         request.switching(*keys)
         at, name = self._partial.directory, os.fsencode(self._path.name)
-        there = os.stat(name, dir_fd=at, follow_symlinks=False)
-        same = os.path.samestat(there, os.fstat(self._old.fd))
-        if not same or vaults.slots(self._path) != self._old.config.slots:
-            raise CisfsError(f"{self._path} was changed while it was rotated: rotate it again")
         os.fsync(self._partial.fd)
-        renameat2(at, name, self._partial.fd, NEW, RENAME_EXCHANGE)
+        with vaults.changing(self._old.fd, self._path):
+            there = os.stat(name, dir_fd=at, follow_symlinks=False)
+            same = os.path.samestat(there, os.fstat(self._old.fd))
+            if not same or vaults.slots(self._path) != self._old.config.slots:
+                raise CisfsError(f"{self._path} was changed while it was rotated: rotate it again")
+            renameat2(at, name, self._partial.fd, NEW, RENAME_EXCHANGE)
         os.fsync(at)
         os.fsync(self._partial.fd)
         request.switched(*keys)

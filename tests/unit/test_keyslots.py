@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cisfs.crypto.keys import KEY_SIZE, SecretKey
-from cisfs.errors import BusyError, CisfsError, IntegrityError, UsageError, WrongKeyError
+from cisfs.errors import (
+    BusyError,
+    CisfsError,
+    IntegrityError,
+    NotAVaultError,
+    UsageError,
+    WrongKeyError,
+)
 from cisfs.format.config import SlotFields, b64, from_b64
 from cisfs.format.slotarea import MAX_TEXT, SlotText
 from cisfs.keys.credentials import Identities, Passphrase, RawKey
 from cisfs.keys.slots import Slots, slot_id
-from cisfs.layer import keyslots, opening, sealed
+from cisfs.layer import keyslots, opening, sealed, slotarea, vault_rotation
 from cisfs.layer import vault as vaults_of_cisfs
+from cisfs.layer.rebase import rebase
+from cisfs.layer.renaming import renameat2
 from cisfs.layer.rotation import rotate
 from cisfs.layer.sealed_file import stored
 from cisfs.layer.sealing import StoredImage, seal_image
@@ -379,6 +391,82 @@ def test_two_who_change_it_at_once_lose_nothing(path: Path) -> None:
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 8
     assert all(opens(path, key) for key in [KEY, *keys])
+
+
+def test_a_change_is_never_lost_to_what_takes_the_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one was opened, and is changed no more once another is there, as by a rotation."""
+
+    def replacing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def replaced(*words: Any) -> object:
+            path.rename(path.with_name("old"))
+            copy(path.with_name("old"), path)
+            return real(*words)
+
+        return replaced
+
+    copy: Callable[..., object] = shutil.copytree if path.is_dir() else shutil.copy
+    module: Any = vaults_of_cisfs if path.is_dir() else slotarea
+    name = "changing" if path.is_dir() else "update"
+    before = keyslots.slots(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, replacing(getattr(module, name)))
+        with pytest.raises(BusyError, match=f"^{path} was replaced by another .* just now; try"):
+            keyslots.add(path, KEY, OTHER)
+    assert keyslots.slots(path) == keyslots.slots(path.with_name("old")) == before
+    keyslots.add(path, KEY, OTHER)
+
+
+def test_a_change_of_what_is_removed_meanwhile(path: Path) -> None:
+    def change(_master: SecretKey, _identifier: bytes) -> Callable[[Slots], Slots]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return lambda found: found
+
+    module = vaults_of_cisfs if path.is_dir() else sealed
+    with pytest.raises((BusyError, NotAVaultError), match=f"{path} "):
+        module.change_slots(path, KEY, change)
+
+
+def test_nobody_changes_slots_while_another_takes_the_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bool] = []
+
+    def refused(real: Callable[..., Any]) -> Callable[..., Any]:
+        def tries(*words: Any, **named: Any) -> object:
+            if os.fsencode(path.name) in words:
+                assert not may_change(path)
+                tried.append(True)
+            return real(*words, **named)
+
+        return tries
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused(os.rename))
+        patch.setattr(vault_rotation, "renameat2", refused(renameat2))
+        rotate(path, KEY, KEY)
+        assert tried == [True]
+        if not path.is_dir():
+            rebase(path, KEY, [])
+            assert tried == [True] * 2
+    assert may_change(path)
+
+
+def may_change(path: Path) -> bool:
+    """Tell whether the lock that a change takes is free."""
+    fd = os.open(path / "vault.json" if path.is_dir() else path, os.O_RDWR)
+    try:
+        if path.is_dir():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 4096, SLOTS_END - 4096, 0)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def test_a_vault_of_a_command_that_was_killed_verifies(tmp_path: Path) -> None:

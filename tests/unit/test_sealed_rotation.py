@@ -25,6 +25,7 @@ from cisfs.format.config import SlotFields
 from cisfs.format.rotation import LayerRecord
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Identities, MasterKey, Passphrase, RawKey, Recipients
+from cisfs.keys.slots import slot_id
 from cisfs.layer import keyslots, partial, sealed, sealed_rotation, slotarea
 from cisfs.layer.opening import is_sealed
 from cisfs.layer.partial import claimed_file, partial_file
@@ -473,6 +474,24 @@ def test_keys_that_are_changed_meanwhile_are_not_lost(path: Path) -> None:
     assert same(image_of(path, OTHER), IMAGE)
     rotate(path, OTHER, [KEY, OTHER])
     assert same(image_of(path, OTHER), IMAGE)
+
+
+def test_what_is_done_is_kept_when_it_cannot_take_the_place(path: Path) -> None:
+    added: list[SlotFields] = []
+
+    def add(*_: object) -> None:
+        added[:] = keyslots.add(path, KEY, OTHER)
+
+    with pytest.raises(CisfsError, match="was changed while it was rotated"):
+        rotate(path, KEY, KEY, switching=add)
+    keyslots.remove(path, KEY, [slot_id(added[0])])
+    before = path.read_bytes()
+    with path.open("r+b") as file:  # so that reading the image again would fail
+        file.seek(131072)
+        file.write(bytes(MIB))
+    done = rotate(path, KEY, KEY)
+    assert done.continued
+    is_rotated(path, before, done)
 
 
 @pytest.mark.parametrize("what", ["directory", "symlink", "fifo", "hard link"])
