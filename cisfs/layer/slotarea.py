@@ -22,6 +22,7 @@ from cisfs.format.sealed_geometry import (
     SLOTS_SIZE,
 )
 from cisfs.format.slotarea import AREAS_SIZE, MARK, SlotAreas, SlotText
+from cisfs.layer.writing import write_at
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 
@@ -58,7 +59,8 @@ def update(fd: int, change: Callable[[SlotText], SlotText]) -> SlotText:
 
     `fd` is open for reading and writing.  At every instant one of the copies is whole, and durable
     before the other is touched; when this returns, nothing is left of what was there before.
-    Raises what `change` raises, UsageError if there is no room, FormatError, OSError.
+    Raises what `change` raises, UsageError if there is no room, FormatError; OSError, and then the
+    change was made or not.
     """
     with _locked(fd, fcntl.F_WRLCK):
         found = SlotAreas.parse(os.pread(fd, AREAS_SIZE, SLOTS_OFFSET))
@@ -80,11 +82,12 @@ def _finish(fd: int, data: bytes) -> None:
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
-    """Write all of `data`, durably.  The bytes are there already, so a disk cannot be full."""
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        rest, offset = rest[written:], offset + written
+    """Write all of `data`, durably.
+
+    Where it was a hole, or is shared with a copy, the disk may be full; that is then as if somebody
+    had been killed.
+    """
+    write_at(fd, data, offset)
     os.fdatasync(fd)
 
 

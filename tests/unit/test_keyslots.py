@@ -374,6 +374,32 @@ class Faulty:
         self.part()
 
 
+@pytest.mark.parametrize("room", range(5))
+def test_a_disk_that_is_full_does_no_harm(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that was copied may have holes where its key slots are going to be changed."""
+    path = tmp_path / "layer.cis"
+    layers.seal(path, layers.image(8192))
+    writes, real = 0, os.pwrite
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        nonlocal writes
+        writes += 1
+        if writes > 20:
+            raise AssertionError("it is tried for ever")
+        return real(fd, data, offset) if writes <= room else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            keyslots.add(path, KEY, OTHER)
+    assert opens(path, KEY)
+    assert opens(path, OTHER) == (room >= 2)
+    keyslots.add(path, KEY, THIRD)
+    assert all(opens(path, each) for each in (KEY, THIRD))
+
+
 def test_two_who_change_it_at_once_lose_nothing(path: Path) -> None:
     keys = [RawKey(bytes([number]) * KEY_SIZE) for number in range(8)]
     children = []
