@@ -27,7 +27,8 @@ _DER = b"\x30"  # a SEQUENCE, as which all of these begin
 def load_public(data: bytes, where: str) -> PublicKey:
     """Read a public key: PEM or DER, bare (SPKI, PKCS #1) or in a certificate, or a JWK.
 
-    Of a certificate nothing but its key counts.  Raises UsageError, which calls it `where`.
+    Of a certificate nothing but its key counts.  Raises UsageError, which calls it `where`, also
+    for several in one file.
     """
     try:
         if data.lstrip().startswith(b"{"):
@@ -78,6 +79,9 @@ def _public_jwk(document: Mapping[str, object]) -> PublicKey:
 
 
 def _public(data: bytes) -> object:
+    # All but the first would be passed over without a word.
+    if sum(each[1].endswith((b"PUBLIC KEY", b"CERTIFICATE")) for each in _BLOCK.finditer(data)) > 1:
+        raise ValueError("there is more than one key in it: give each its own file")
     if b"-----BEGIN CERTIFICATE-----" in data:
         return _of_certificate(lambda: x509.load_pem_x509_certificate(data))
     if not data.startswith(_DER):

@@ -172,6 +172,9 @@ PUBLIC_REFUSALS: list[tuple[Callable[[], bytes], str]] = [
     (lambda: pem(EC), "it is a private key, which is not to be given away"),
     (lambda: pem(EC, password=PASSWORD), "it is a private key, which is not to be given away"),
     (lambda: json.dumps(private_jwk(EC)).encode(), "it is a private key, which is not to be given"),
+    (lambda: spki(EC) + spki(RSA), "there is more than one key in it: give each its own file"),
+    (lambda: certificate_of(EC) + certificate_of(RSA), "there is more than one key in it"),
+    (lambda: certificate_of(EC) + spki(RSA), "there is more than one key in it"),
     (lambda: spki(SIGNING), "it is a signing key, for which nothing can be encrypted"),
     (lambda: spki(SMALL_RSA), "it is an RSA key of 1024 bits, not of 2048 to 16384"),
     (lambda: spki(ec.generate_private_key(ec.SECP256K1())), "its curve secp256k1 is none of P-256"),
@@ -194,6 +197,10 @@ PUBLIC_REFUSALS: list[tuple[Callable[[], bytes], str]] = [
     (lambda: jwk(y="%"), "its y is not base64url"),
     (lambda: jwk(y="A"), "its y is not base64url"),
 ]
+
+
+def certificate_of(key: Pair) -> bytes:
+    return certificate(key).public_bytes(Encoding.PEM)
 
 
 def spki(key: Key) -> bytes:
