@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scrub",
         action="store_true",
         help="move what looks secret in environment and labels into the sealed layer, from where "
-        "the environment comes back when it runs, and take it out of the history",
+        "the environment comes back when it runs, and take it out of the history; where its values "
+        "stay all the same, such as in commands, is said",
     )
 
 
@@ -160,7 +161,7 @@ def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: 
     from cisfs.runtime.images.division import can_be_scrubbed
 
     for each in divided.suspects:
-        hint = "; --scrub takes it out" if can_be_scrubbed(each) else ""
+        hint = "; --scrub takes it out" if can_be_scrubbed(each) and not args.scrub else ""
         print(f"cisfs: warning: stays public: {each}{hint}", file=sys.stderr)
     if not args.quiet:
         where = os.fspath(args.output)

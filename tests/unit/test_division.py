@@ -107,6 +107,66 @@ def test_what_looks_secret_is_taken_out_and_kept() -> None:
     assert division.scrubbed({"config": None}, [])[0] == {"config": None}
 
 
+LICENSE = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+
+
+def scrubbed(config: dict[str, Any], *history: str) -> tuple[dict[str, Any], list[str]]:
+    """What becomes of a configuration, and the names of what is said to stay."""
+    document = {"config": config, "history": [{"created_by": each} for each in history]}
+    made, taken = division.scrubbed(document, find(document))
+    return made, [str(each) for each in find(made, division.values_of(taken))]
+
+
+def test_the_history_does_not_repeat_what_was_taken_out() -> None:
+    """A random text is known by its variable only: in a command it has no name to judge it by."""
+    config = {"Env": [f"LICENSE={LICENSE}"], "Labels": {"note": 'say "Xy12-zw34_Ab56+Cd78/" twice'}}
+    made, said = scrubbed(
+        config,
+        f"ENV LICENSE={LICENSE}",
+        r'LABEL note="say \"Xy12-zw34_Ab56+Cd78/\" twice"',
+        "COPY app /app",
+    )
+    assert LICENSE not in str(made)
+    assert "Xy12" not in str(made)
+    assert made["history"][2] == {"created_by": "COPY app /app"}
+    assert said == []
+
+
+def test_variables_and_labels_that_repeat_what_was_taken_out_go_too() -> None:
+    made, said = scrubbed(
+        {
+            "Env": ["PATH=/opt/app:/bin", "DB_PASSWORD=hunter2", "COPY=hunter2", "USED=a:hunter2"],
+            "Labels": {"plain": "it is hunter2", "other": "b"},
+        }
+    )
+    assert made["config"] == {"Env": ["PATH=/opt/app:/bin"], "Labels": {"other": "b"}}
+    assert said == []
+
+
+def test_commands_that_repeat_what_was_taken_out_are_named() -> None:
+    """Nothing could put them back, so they stay; and so does a path with a short word in it."""
+    config = {
+        "Env": ["PATH=/opt/app/bin", "APPNAME=apps", "LICENSE=" + LICENSE, "DB_PASSWORD=app"],
+        "Entrypoint": ["serve", LICENSE],
+        "Cmd": ["-p", "app"],
+        "Healthcheck": {"Test": ["CMD", "check", LICENSE]},
+    }
+    made, said = scrubbed(config, "RUN make app", "RUN make apps")
+    assert made["config"]["Env"] == ["PATH=/opt/app/bin", "APPNAME=apps"]
+    assert [each["created_by"] for each in made["history"]] == [
+        "removed by cisfs seal --scrub",
+        "RUN make apps",
+    ]
+    why = "looks like a value that was taken out elsewhere"
+    assert said == [f"{each}: {why}" for each in ("Env PATH", "Entrypoint", "Cmd", "Healthcheck")]
+
+
+def test_what_is_taken_out_is_not_without_end() -> None:
+    document = {"config": {"Env": [f"TOKEN{n}_KEY_TOKEN=x{n}" for n in range(1001)]}}
+    with pytest.raises(FormatError, match="more than 1000 variables and labels"):
+        division.scrubbed(document, find(document))
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -7,17 +7,28 @@ Source: OCI image-spec 1.1, config.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cisfs.errors import FormatError, UsageError
 from cisfs.registry.reference import is_digest
-from cisfs.runtime.images.suspects import ENVIRONMENT, HISTORY, LABEL, Suspect
+from cisfs.runtime.images.suspects import (
+    ENVIRONMENT,
+    HISTORY,
+    KEPT_OF_HISTORY,
+    LABEL,
+    Suspect,
+    history_text,
+    is_distinct,
+    repeats,
+)
 
 Json = dict[str, Any]
 
 MAX_LAYERS = 1024
+MAX_TAKEN = 1000  # values, each of which is looked for in all of the configuration
 
 # An image has a layer at least: a tar of nothing, as engines spell it.
 EMPTY_LAYER = bytes(1024)
@@ -100,29 +111,51 @@ def public(document: Json, kept: int) -> Json:
 def scrubbed(document: Json, found: Sequence[Suspect]) -> tuple[Json, Json]:
     """Return the configuration without what was found, and what was taken out of it.
 
-    That is `env`, a list, and `labels`.  Of the history nothing is kept.  What is in commands stays
-    where it is, because nothing could put it back.  Raises FormatError.
+    That is `env`, a list, and `labels`: what was found, and what repeats its values.  Of the
+    history nothing is kept.  What is in commands stays where it is, because nothing could put it
+    back.  Raises FormatError.
     """
     _check_kinds(document)
     made, taken = copy.deepcopy(document), {"env": [], "labels": {}}  # type: tuple[Json, Json]
     names = {(each.where, each.name) for each in found}
     config = made.get("config")
     config = config if isinstance(config, dict) else {}
-    kept: list[str] = []
-    for each in config.get("Env") or []:
-        place = taken["env"] if (ENVIRONMENT, each.partition("=")[0]) in names else kept
-        place.append(each)
-    if kept or "Env" in config:
-        config["Env"] = kept
-    for name in list(config.get("Labels") or {}):
-        if (LABEL, name) in names:
-            taken["labels"][name] = config["Labels"].pop(name)
+    _take(config, taken, lambda where, name, _value: (where, name) in names)
+    values = values_of(taken)
+    if len(values) > MAX_TAKEN:
+        raise FormatError(f"more than {MAX_TAKEN} variables and labels in it look like secrets")
+    # A word like "app" may be in any path: only what certainly repeats it can be moved.
+    long = {value for value in values if is_distinct(value)}
+    _take(config, taken, lambda _where, _name, value: value in values or repeats(value, long))
     for number, entry in enumerate(made.get("history") or [], 1):
-        if (HISTORY, str(number)) in names:
-            for key in ("comment", "author"):
-                entry.pop(key, None)
+        if (HISTORY, str(number)) in names or repeats(history_text(entry), values):
+            for key in entry.keys() - set(KEPT_OF_HISTORY):
+                del entry[key]
             entry["created_by"] = _REMOVED
     return made, taken
+
+
+def values_of(taken: Json) -> frozenset[str]:
+    """Return the values of what `scrubbed` took out, which are secret wherever else they are.
+
+    Those that JSON spells in another way, as histories do with commands, are there in both.
+    """
+    variables = (each.partition("=")[2] for each in taken["env"])
+    values = {*variables, *map(str, taken["labels"].values())} - {""}
+    return frozenset(values | {json.dumps(each, ensure_ascii=False)[1:-1] for each in values})
+
+
+def _take(config: Json, taken: Json, is_secret: Callable[[str, str, str], bool]) -> None:
+    """Move variables and labels, of which `is_secret` is told where, the name and the value."""
+    kept: list[str] = []
+    for each in config.get("Env") or []:
+        name, _, value = each.partition("=")
+        (taken["env"] if is_secret(ENVIRONMENT, name, value) else kept).append(each)
+    if kept or "Env" in config:
+        config["Env"] = kept
+    for name, value in list((config.get("Labels") or {}).items()):
+        if is_secret(LABEL, name, str(value)):
+            taken["labels"][name] = config["Labels"].pop(name)
 
 
 def can_be_scrubbed(suspect: Suspect) -> bool:

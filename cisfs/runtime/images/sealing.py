@@ -123,8 +123,9 @@ def divide(
         )
         layout.add(image, public.name)
         undo_if_it_fails.pop_all()
-    suspects = find(configuration)
-    before = find(division.public(origin.document, kept))
+    values = division.values_of(taken)
+    suspects = find(configuration, values)
+    before = find(division.public(origin.document, kept), values)
     gone = tuple(each for each in before if each not in suspects)
     return Divided(sealed, image.digest, kept, len(origin.layers) - kept, tuple(suspects), gone)
 

@@ -10,13 +10,14 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
 
 ENVIRONMENT, LABEL, HISTORY = "Env", "Labels", "history"
+KEPT_OF_HISTORY = ("created", "empty_layer")  # which say nothing of what a step was
 
 # Each is what its issuer says that it looks like.
 _PATTERNS = [
@@ -55,6 +56,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _TOKEN = re.compile(r"[\w+/=-]{20,}")
 _RANDOM = 3.9  # bits for each character; words and paths have less, random base64 has more
 _SHORTEST = 20  # characters of a random text
+_REPEATED = "a value that was taken out elsewhere"
+_DISTINCT = 6  # characters of a value that is known again in the midst of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,34 @@ class Suspect:
 
     def __str__(self) -> str:
         """Return it for a message."""
-        return f"{self.where} {self.name}: looks like {self.why}"
+        return f"{f'{self.where} {self.name}'.rstrip()}: looks like {self.why}"
 
 
-def find(document: Json) -> list[Suspect]:
-    """Return what looks like a secret in an image's configuration (OCI image-spec, config.md)."""
+def find(document: Json, values: Collection[str] = ()) -> list[Suspect]:
+    """Return what looks like a secret in an image's configuration (OCI image-spec, config.md).
+
+    So does what repeats one of the `values`, which are secrets wherever they are.
+    """
     return [
         Suspect(where, name, why)
         for where, name, text in _texts(document)
         if (why := reason("" if where not in (ENVIRONMENT, LABEL) else name, text))
+        or (why := _REPEATED if repeats(text, values) else None)
     ]
+
+
+def repeats(text: str, values: Collection[str]) -> bool:
+    """Whether one of the values is in a text; one of a few characters only as a word."""
+    return any(
+        value in text
+        and (is_distinct(value) or re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text))
+        for value in values
+    )
+
+
+def is_distinct(value: str) -> bool:
+    """Whether a value is long enough to be known again in the midst of a text."""
+    return len(value) >= _DISTINCT
 
 
 def reason(name: str, text: str) -> str | None:
@@ -147,9 +168,14 @@ def _texts(document: Json) -> Iterator[tuple[str, str, str]]:
     for where in ("author", "comment"):
         yield where, "", str(document.get(where) or "")
     for number, entry in enumerate(_list(document.get("history")), 1):
-        said = _mapping(entry)
-        text = " ".join(str(said.get(key) or "") for key in ("created_by", "comment", "author"))
-        yield HISTORY, str(number), text
+        yield HISTORY, str(number), history_text(entry)
+
+
+def history_text(entry: object) -> str:
+    """Return what an entry of the history says of its step."""
+    return " ".join(
+        str(said) for key, said in _mapping(entry).items() if key not in KEPT_OF_HISTORY
+    )
 
 
 def _mapping(value: object) -> Json:
