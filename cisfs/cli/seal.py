@@ -44,7 +44,7 @@ SOURCE is one of
 
 Of an image some layers are chosen.  They are sealed as one, which is bound to the layers below
 them; those become an image of their own, in an OCI layout beside LAYER.  The configuration stays
-public: what looks secret in it is said.
+public, but for what builders add about the build; what looks secret in it is said.
 
 The names by which an OCI layer deletes what is below it (.wh.NAME, .wh..wh..opq) are understood in
 directories and tars.

@@ -20,6 +20,13 @@ SECRETS = [
     ("SECRET_KEY_BASE", "x", "a secret, by its name"),
     ("STRIPE_API_KEY", "x", "a secret, by its name"),
     ("com.example.auth-token", "x", "a secret, by its name"),
+    ("PGPASSWORD", "hunter2", "a secret, by its name"),
+    ("MYSQL_PWD", "hunter2", "a secret, by its name"),
+    ("DB_PWD", "hunter2", "a secret, by its name"),
+    ("PGPASS", "hunter2", "a secret, by its name"),
+    ("MYSQLPASSWORD", "hunter2", "a secret, by its name"),
+    ("SECRETKEY", "x", "a secret, by its name"),
+    ("S3_ACCESSKEY", "x", "a secret, by its name"),
     ("X", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "40 random characters"),
 ]
 PLAIN = [
@@ -38,6 +45,9 @@ PLAIN = [
     ("NODE_VERSION", "20.11.1"),
     ("MONKEY", "see"),
     ("COMPASS", "north"),
+    ("PWD", "/app"),
+    ("OLDPWD", "app"),
+    ("PGPASSFILE", "pgpass"),
 ]
 COMMANDS = [
     ("RUN |1 NPM_TOKEN=abc /bin/sh -c npm install", True),
@@ -82,7 +92,14 @@ def test_every_place_is_looked_at_and_no_secret_repeated() -> None:
             "Entrypoint": ["app", f"--password={word}"],
             "Cmd": ["--token", word],
             "Healthcheck": {"Test": ["CMD", "curl", f"http://u:{word}@localhost"]},
+            "OnBuild": ["COPY a b", f"ENV TOKEN={word}"],
+            "Shell": ["sh", "--password", word],
+            "Volumes": {"/data": {}},
+            "Hostname": None,
         },
+        "of a builder": {"args": [{"build-arg:TOKEN": word}, {"x": 1}]},
+        "created": "2026-01-01T00:00:00.123456789Z",
+        "rootfs": {"diff_ids": [f"password={word}"]},
         "history": [{"created_by": "COPY x"}, {"created_by": f"ENV TOKEN={word}"}],
     }
     found = find(document)
@@ -92,7 +109,10 @@ def test_every_place_is_looked_at_and_no_secret_repeated() -> None:
         ("Entrypoint", ""),
         ("Cmd", ""),
         ("Healthcheck", ""),
+        ("OnBuild", ""),
+        ("Shell", ""),
         ("comment", ""),
+        ("of a builder", ""),
         ("history", "2"),
     ]
     assert word not in "".join(map(str, found))
@@ -101,6 +121,6 @@ def test_every_place_is_looked_at_and_no_secret_repeated() -> None:
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1, None, {}], {"a": 1}])
 def test_what_is_of_a_wrong_type_is_no_secret(value: object) -> None:
-    parts = ("Env", "Labels", "Entrypoint", "Cmd", "Healthcheck")
-    find({"config": value, "history": value, "comment": value})
+    parts = ("Env", "Labels", "Entrypoint", "Cmd", "Healthcheck", "OnBuild", "Shell", "of others")
+    find({"config": value, "history": value, "comment": value, "of others": value})
     find({"config": dict.fromkeys(parts, value), "history": [value]})

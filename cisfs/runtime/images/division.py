@@ -35,8 +35,12 @@ EMPTY_LAYER = bytes(1024)
 EMPTY_DIFF_ID = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 
 _REMOVED = "removed by cisfs seal --scrub"
-# What old engines add: the last step of the build with its environment, and names of their own.
-_OF_THE_BUILD = ("container", "container_config", "id", "parent", "throwaway")
+# What old engines add: the last step of the build with its environment, and names of their own; and
+# BuildKit, in base64: arguments and sources of the build, and where all of its layers came from.
+_OF_THE_BUILD = (
+    *("container", "container_config", "id", "parent", "throwaway"),
+    *("moby.buildkit.buildinfo.v1", "moby.buildkit.cache.v0"),
+)
 
 
 @dataclass(frozen=True, slots=True)

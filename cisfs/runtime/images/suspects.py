@@ -39,8 +39,11 @@ _PATTERNS = [
 ]
 _SECRET_WORDS = frozenset(
     ("password", "passwd", "passphrase", "pass", "secret", "secrets", "token", "credential",
-     "credentials", "apikey", "auth")
+     "credentials", "apikey", "auth", "pwd", "pgpass")
 )  # fmt: skip
+# Words that are often written as one with what is before them.
+_SECRET_ENDINGS = ("password", "passwd", "passphrase", "apikey", "secretkey", "accesskey",
+                   "privatekey")  # fmt: skip
 _KINDS_OF_KEY = frozenset(
     ("api", "access", "private", "secret", "encryption", "signing", "session", "master", "ssh")
 )
@@ -48,6 +51,7 @@ _PUBLIC_WORDS = frozenset(
     ("sha", "sha1", "sha256", "sha512", "md5", "digest", "checksum", "commit", "revision", "gpg",
      "fingerprint", "hash", "integrity", "version", "public", "url", "file", "path", "dir")
 )  # fmt: skip
+_COMMANDS = ("Entrypoint", "Cmd", "Shell")
 # An assignment or an option in the command of a build.
 _ASSIGNED = re.compile(
     r"--?([A-Za-z][\w-]*)[= ](?=\S)(\S+)|\b([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\S+)"
@@ -124,7 +128,7 @@ def _names_secret(name: str) -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
     if set(words) & _PUBLIC_WORDS:
         return False
-    if set(words) & _SECRET_WORDS:
+    if set(words) & _SECRET_WORDS or any(word.endswith(_SECRET_ENDINGS) for word in words):
         return True
     return any(a in _KINDS_OF_KEY and b == "key" for a, b in itertools.pairwise(words))
 
@@ -156,19 +160,36 @@ def _entropy(text: str) -> float:
 def _texts(document: Json) -> Iterator[tuple[str, str, str]]:
     """Yield (where, name, text) of what the configuration says."""
     config = _mapping(document.get("config"))
-    for each in _list(config.get("Env")):
+    for each in _list(config.get(ENVIRONMENT)):
         name, _, value = str(each).partition("=")
         yield ENVIRONMENT, name, value
-    for name, value in _mapping(config.get("Labels")).items():
+    for name, value in _mapping(config.get(LABEL)).items():
         yield LABEL, name, str(value)
-    for where in ("Entrypoint", "Cmd"):
-        yield where, "", " ".join(map(str, _list(config.get(where))))
-    test = _mapping(config.get("Healthcheck")).get("Test")
-    yield "Healthcheck", "", " ".join(map(str, _list(test)))
-    for where in ("author", "comment"):
-        yield where, "", str(document.get(where) or "")
-    for number, entry in enumerate(_list(document.get("history")), 1):
+    for where, value in config.items():
+        if where in _COMMANDS:
+            yield where, "", " ".join(map(str, _list(value)))
+        elif where == "Healthcheck":
+            yield where, "", " ".join(map(str, _list(_mapping(value).get("Test"))))
+        elif where not in (ENVIRONMENT, LABEL):
+            yield where, "", "\n".join(_said(value))
+    for where, value in document.items():
+        if where not in ("config", HISTORY, "rootfs"):
+            yield where, "", "\n".join(_said(value))
+    for number, entry in enumerate(_list(document.get(HISTORY)), 1):
         yield HISTORY, str(number), history_text(entry)
+
+
+def _said(value: object) -> Iterator[str]:
+    """Yield all text in a value of whatever kind, as NAME=TEXT where it has a name."""
+    waiting = [("", value)]
+    while waiting:
+        name, inner = waiting.pop()
+        if isinstance(inner, dict):
+            waiting += [(str(key), each) for key, each in inner.items()]
+        elif isinstance(inner, list):
+            waiting += [(name, each) for each in inner]
+        elif inner is not None:
+            yield f"{name}={inner}" if name else str(inner)
 
 
 def history_text(entry: object) -> str:
