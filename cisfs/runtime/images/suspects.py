@@ -19,7 +19,8 @@ Json = dict[str, Any]
 ENVIRONMENT, LABEL, HISTORY = "Env", "Labels", "history"
 KEPT_OF_HISTORY = ("created", "empty_layer")  # which say nothing of what a step was
 
-# Each is what its issuer says that it looks like.
+# Each is what its issuer says that it looks like.  Strangers write configurations of megabytes, so
+# what is repeated without bound is gone through from its beginning only.
 _PATTERNS = [
     (re.compile(pattern), why)
     for pattern, why in (
@@ -33,8 +34,11 @@ _PATTERNS = [
         (r"\bnpm_[A-Za-z0-9]{36}|\bpypi-[\w-]{50}", "a token of a package registry"),
         (r"\bhv[sb]\.[\w-]{20}", "a token of Vault"),
         (r"\bAGE-SECRET-KEY-1[0-9A-Z]{20}", "an identity of age"),
-        (r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*", "a JSON web token"),
-        (r"\b[A-Za-z][\w+.-]*://[^\s/@:]*:[^\s/@]+@", "a URL with a password"),
+        (
+            r"(?<![\w-])(?=[\w-]*?\beyJ[\w-]{8})[\w-]++\.eyJ[\w-]{8,}+\.",
+            "a JSON web token",
+        ),
+        (r"(?<=[\w+.-])://[^\s/@:]*+:[^\s/@]++@", "a URL with a password"),
     )
 ]
 _SECRET_WORDS = frozenset(
@@ -54,7 +58,8 @@ _PUBLIC_WORDS = frozenset(
 _COMMANDS = ("Entrypoint", "Cmd", "Shell")
 # An assignment or an option in the command of a build.
 _ASSIGNED = re.compile(
-    r"--?([A-Za-z][\w-]*)[= ](?=\S)(\S+)|\b([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\S+)"
+    r"(?<![\w-])(?>[\w-]*?-(?=[A-Za-z]))([\w-]++)[= ](?=\S)(\S+)"
+    r"|\b([A-Za-z_]\w*+)=(\"[^\"]*\"|'[^']*'|\S+)"
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _TOKEN = re.compile(r"[\w+/=-]{20,}")
