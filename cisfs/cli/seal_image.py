@@ -105,7 +105,8 @@ def _decrypt(args: argparse.Namespace) -> Decrypting | None:
     from cisfs.keys.spelling import identities
     from cisfs.registry.ocicrypt.layers import Decrypting
 
-    return Decrypting([each for text in args.identity for each in identities(text)])
+    offered = [each for text in args.identity for each in identities(text)]
+    return Decrypting(offered, args.max_size)
 
 
 def _reference(text: str) -> Reference:

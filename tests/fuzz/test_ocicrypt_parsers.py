@@ -69,7 +69,7 @@ PARSERS: dict[str, Parser] = {
     "packet": (packet, PACKET.encode()),
     "ciphertext": (ciphertext, GOOD.blob),
     "payload": (parse, payload({"privkeys": ["AA=="]})),
-    "gzip": (lambda data: unpacked_digest(io.BytesIO(data), "+gzip"), GZIPPED),
+    "gzip": (lambda data: unpacked_digest(io.BytesIO(data), "+gzip", 1 << 20), GZIPPED),
 }
 
 

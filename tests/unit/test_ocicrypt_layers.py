@@ -198,7 +198,28 @@ def test_what_is_altered_while_it_is_unpacked_is_said_to_be(how: str) -> None:
     if how == "+zstd" and shutil.which("zstd") is None:
         pytest.skip("no zstd")
     with pytest.raises(IntegrityError, match="it was altered"):
-        unpacked_digest(io.BufferedReader(Altered()), how)
+        unpacked_digest(io.BufferedReader(Altered()), how, MIB)
+
+
+@pytest.mark.parametrize(("media_type", "pack"), [(GZIP, gzip.compress), (ZSTD, zstd)])
+def test_what_unpacks_to_too_much_is_refused(
+    tmp_path: Path, media_type: str, pack: Callable[[bytes], bytes]
+) -> None:
+    """A kilobyte may unpack to a gigabyte, and then to another one."""
+    if media_type == ZSTD and shutil.which("zstd") is None:
+        pytest.skip("no zstd")
+    tar = bytes(4 * MIB)
+    layer = made(pack(tar), media_type)
+    layer.private["digest"] = digest(tar)
+    (tmp_path / "it").write_bytes(layer.blob)
+    with (tmp_path / "it").open("rb") as file:
+        decrypt_layer(layer.descriptor(), file.fileno(), [MINE], len(tar)).close()
+        with pytest.raises(UsageError, match=r"^encrypted layer .*: it unpacks to more than 41943"):
+            decrypt_layer(layer.descriptor(), file.fileno(), [MINE], len(tar) - 1)
+        with pytest.raises(UsageError, match="it unpacks to more than"):
+            Decrypting([MINE], len(tar) - 1)(
+                layer.descriptor(), lambda: (tmp_path / "it").open("rb")
+            )
 
 
 def flipped(data: bytes) -> bytes:

@@ -31,6 +31,9 @@ from cisfs.registry.ocicrypt.unpacking import unpacked_digest
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+# More than registries and engines take for a layer.
+MAX_UNPACKED = 64 << 30
+
 _PIECE = 1 << 20
 
 
@@ -40,18 +43,23 @@ def is_encrypted(descriptor: Descriptor) -> bool:
 
 
 def decrypt_layer(
-    descriptor: Descriptor, fd: int, offered: Iterable[Identity | Credential]
+    descriptor: Descriptor,
+    fd: int,
+    offered: Iterable[Identity | Credential],
+    max_size: int = MAX_UNPACKED,
 ) -> VerifiedLayer:
     """Read all of an encrypted layer in the file `fd`, and return what gives out its plaintext.
 
-    Reads through a duplicate of `fd`, from the file's beginning.  Raises FormatError for what
-    ocicrypt does not write, WrongKeyError if nothing `offered` opens it, IntegrityError if anything
-    was altered, OSError.
+    Reads through a duplicate of `fd`, from the file's beginning.  `max_size` is for what it unpacks
+    to, if only that tells whether it is authentic.  Raises FormatError for what ocicrypt does not
+    write, WrongKeyError if nothing `offered` opens it, IntegrityError if anything was altered,
+    UsageError if it is too large, OSError.
     """
     own = os.dup(fd)
     try:
         with _named(descriptor):
-            return VerifiedLayer(_Ciphertext(own, descriptor, *_options(descriptor, offered)))
+            source = _Ciphertext(own, descriptor, *_options(descriptor, offered))
+            return VerifiedLayer(source, max_size)
     except BaseException:
         os.close(own)
         raise
@@ -60,9 +68,12 @@ def decrypt_layer(
 class Decrypting:
     """Opens the encrypted layers of an image, each as a stream that can be read once."""
 
-    def __init__(self, offered: Sequence[Identity | Credential]) -> None:
-        """Open them with what is `offered`."""
+    def __init__(
+        self, offered: Sequence[Identity | Credential], max_size: int = MAX_UNPACKED
+    ) -> None:
+        """Open them with what is `offered`; `max_size` is for `decrypt_layer`."""
         self._offered = offered
+        self._max_size = max_size
 
     def __call__(
         self, descriptor: Descriptor, ciphertext: Callable[[], BinaryIO]
@@ -72,7 +83,7 @@ class Decrypting:
         Raises what `decrypt_layer` raises; reading raises what `VerifiedLayer.pieces` raises.
         """
         with ciphertext() as file:
-            layer = decrypt_layer(descriptor, file.fileno(), self._offered)
+            layer = decrypt_layer(descriptor, file.fileno(), self._offered, self._max_size)
         return layer.open(close=True)
 
 
@@ -82,9 +93,10 @@ class VerifiedLayer:
     `media_type` and `digest` are the plaintext's, `size` in bytes that of both.
     """
 
-    def __init__(self, source: _Ciphertext) -> None:
-        """Read all of `source`; FormatError, IntegrityError if it will not do, OSError."""
+    def __init__(self, source: _Ciphertext, max_size: int) -> None:
+        """Read all of `source`; raises as `decrypt_layer` does."""
         self._source = source
+        self._max_size = max_size
         self._hashes: list[bytes] = []
         self.size = source.descriptor.size
         self.media_type = mediatypes.decrypted(source.descriptor.media_type)
@@ -144,7 +156,7 @@ class VerifiedLayer:
             return True
         try:
             with self.open() as plain:
-                return wrapped == unpacked_digest(plain, self.media_type)
+                return wrapped == unpacked_digest(plain, self.media_type, self._max_size)
         except FormatError:  # what came out is not even compressed
             return False
 

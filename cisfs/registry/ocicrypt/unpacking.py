@@ -21,35 +21,38 @@ from cisfs.errors import FormatError, UsageError
 _PIECE = 1 << 20
 
 
-def unpacked_digest(layer: IO[bytes], media_type: str) -> str | None:
+def unpacked_digest(layer: IO[bytes], media_type: str, max_size: int) -> str | None:
     """Return the digest of a layer's tar, None for a layer that is not compressed.
 
-    Raises FormatError if it is damaged, UsageError if there is no program for it, what reading
-    `layer` raises.
+    Raises FormatError if it is damaged, UsageError if the tar is of more than `max_size` bytes or
+    there is no program for it, what reading `layer` raises.
     """
     if media_type.endswith("+gzip"):
-        return _gunzipped_digest(layer)
+        return _gunzipped_digest(layer, max_size)
     if media_type.endswith("+zstd"):
-        return _unzstd_digest(layer)
+        return _unzstd_digest(layer, max_size)
     return None
 
 
-def _digest(file: IO[bytes] | gzip.GzipFile) -> str:
-    digest = hashlib.sha256()
+def _digest(file: IO[bytes] | gzip.GzipFile, max_size: int) -> str:
+    digest, size = hashlib.sha256(), 0
     while piece := file.read(_PIECE):
+        size += len(piece)
+        if size > max_size:
+            raise UsageError(f"it unpacks to more than {max_size} bytes")
         digest.update(piece)
     return f"sha256:{digest.hexdigest()}"
 
 
-def _gunzipped_digest(layer: IO[bytes]) -> str:
+def _gunzipped_digest(layer: IO[bytes], max_size: int) -> str:
     try:
         with gzip.GzipFile(fileobj=layer, mode="rb") as unpacked:
-            return _digest(unpacked)
+            return _digest(unpacked, max_size)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise _damaged() from None
 
 
-def _unzstd_digest(layer: IO[bytes]) -> str:
+def _unzstd_digest(layer: IO[bytes], max_size: int) -> str:
     if shutil.which("zstd") is None:
         raise UsageError("the layer is compressed with zstd, and there is no program zstd")
     failed: list[BaseException] = []
@@ -62,7 +65,7 @@ def _unzstd_digest(layer: IO[bytes]) -> str:
         feeder = threading.Thread(target=_feed, args=(layer, program.stdin, failed))
         feeder.start()
         try:
-            digest = "" if program.stdout is None else _digest(program.stdout)
+            digest = "" if program.stdout is None else _digest(program.stdout, max_size)
         except BaseException:
             program.kill()  # nobody wants the rest
             raise
