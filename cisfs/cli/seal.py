@@ -77,7 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
     )
-    parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace LAYER if it is there, and an image of the name that the public one gets: "
+        "what no other image in its directory has is deleted",
+    )
     parser.add_argument(
         "--compression",
         metavar="KIND",

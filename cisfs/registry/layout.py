@@ -33,6 +33,7 @@ VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = "index.json"
 _PIECE = 1 << 20
 _ALGORITHM = "sha256"
+_MANIFESTS = forms.MANIFEST_TYPES + forms.INDEX_TYPES
 
 
 class Layout:
@@ -200,8 +201,11 @@ class Layout:
                 found.append(each)
         return found
 
-    def add(self, descriptor: Descriptor, name: str | None = None) -> None:
-        """List a manifest, which is there; another of the same `name` loses it.  Raises OSError."""
+    def add(self, descriptor: Descriptor, name: str | None = None) -> list[Descriptor]:
+        """List a manifest, which is there; another of the same `name` is listed no more.
+
+        Returns what is not, whose blobs stay (`remove_unreferred`).  Raises FormatError, OSError.
+        """
         annotations = {**descriptor.annotations, **({NAME_ANNOTATION: name} if name else {})}
         wanted = dataclasses.replace(descriptor, annotations=annotations).as_json()
         with self._one_at_a_time():
@@ -209,6 +213,29 @@ class Layout:
             kept = [each for each in forms.entries(index) if not _is_same(each, wanted, name)]
             made = forms.build_index([*kept, wanted], annotations=index.annotations)
             replace_file(self.path / _INDEX, made.body)
+        return [each for each in index.manifests if each not in made.manifests]
+
+    def remove_unreferred(self, images: Iterable[Descriptor]) -> None:
+        """Remove the blobs of manifests that were listed, but for those that what is listed has.
+
+        Not for when others store images that share blobs with them.  Raises FormatError, and
+        removes nothing, if what is listed does not say what it has; OSError.
+        """
+        with self._one_at_a_time():
+            gone = self._reached(images) - self._reached(self.entries())
+            for digest in gone:
+                self.blob_path(digest).unlink(missing_ok=True)
+
+    def _reached(self, roots: Iterable[Descriptor]) -> set[str]:
+        """Return the digests of manifests and of all that they refer to, there or not."""
+        waiting, found = [*roots], set[str]()
+        while waiting:
+            each = waiting.pop()
+            is_new = each.digest not in found
+            found.add(each.digest)
+            if is_new and each.media_type in _MANIFESTS and self.has(each.digest):
+                waiting += _referred(self.manifest(each))
+        return found
 
     def _index(self) -> Index:
         path = self.path / _INDEX
@@ -237,6 +264,15 @@ class Layout:
 
     def _wrong(self, descriptor: Descriptor, how: str) -> FormatError:
         return FormatError(f"{self.path}: {short(descriptor.digest)} {how}")
+
+
+def _referred(held: Manifest | Index) -> Iterator[Descriptor]:
+    if held.subject is not None:
+        yield held.subject
+    if isinstance(held, Index):
+        yield from held.manifests
+    else:
+        yield from (held.config, *held.layers)
 
 
 def _is_same(entry: Mapping[str, Json], wanted: Mapping[str, Json], name: str | None) -> bool:

@@ -82,6 +82,12 @@ def seal(images: Images, source: str, *options: str | Path) -> tuple[Path, str]:
     return layer, str(json.loads(done.stdout)["public"])
 
 
+def held(images: Images) -> bytes:
+    """All that is in the public layout, however it is referred to."""
+    found = (images.directory / "app.public").rglob("*")
+    return b"".join(path.read_bytes() for path in found if path.is_file())
+
+
 def shown(images: Images, image: str, *options: str | Path) -> str:
     key: Options = ["--key-file", key_of(images)] if options else []
     done = images.run(image, "sh", "-c", SHOW, options=[*options, *key])
@@ -146,11 +152,30 @@ def test_the_public_image_is_what_was_below(images: Images) -> None:
         found = layout.manifest(layout.find(None))
         config = json.loads(layout.read(found.config))  # type: ignore[union-attr]
         check_base(LayerHeader.parse(layer.read_bytes()), config["rootfs"]["diff_ids"])
-        stored = b"".join(path.read_bytes() for path in layout.path.rglob("*") if path.is_file())
-        assert b"secret-plans" not in stored
+        assert b"secret-plans" not in held(images)
         assert b"secret-plans" in b"".join(
             path.read_bytes() for path in images.layout.rglob("*") if path.is_file()
         )
+
+
+def test_what_is_sealed_the_second_time_is_public_no_more(images: Images) -> None:
+    trees = [oci.base(), oci.Tree({"one": "public-plans"}), oci.Tree({"two": "secret-plans"})]
+    whole = images.image("whole", *trees, config={"Env": ["DB_PASSWORD=hunter2"]})
+    broken = images.image("broken", *trees, config={"Env": ["DB_PASSWORD=hunter3"]})
+    seal(images, whole, "--top", "1")
+    assert b"public-plans" in held(images)
+    failed = images.cisfs(
+        *("seal", "--key-file", key_of(images), broken, "--top", "1", "--max-size", "1"),
+        *("-o", images.directory / "b.cis", "--public", f"oci:{images.directory}/app.public:b"),
+    )
+    assert "more than 1 bytes" in failed.stderr
+    layer, public = seal(images, whole, "--top", "2", "--scrub")
+    for words in (b"public-plans", b"secret-plans", b"hunter2", b"hunter3"):
+        assert words not in held(images)
+    options: Options = ["--layer", layer, "--key-file", key_of(images)]
+    assert images.run(public, "cat", "/one", "/two", options=options).stdout == (
+        "public-planssecret-plans"
+    )
 
 
 def test_a_layer_does_not_run_on_another_base(images: Images) -> None:
@@ -188,6 +213,7 @@ def test_what_was_scrubbed_comes_back_when_it_runs(images: Images) -> None:
         check=True,
     )
     assert b"hunter2" not in raw.stdout
+    assert b"hunter2" not in held(images), "the image of the first time is gone"
     options: Options = ["--layer", layer, "--key-file", key_of(images)]
     script = "echo $DB_PASSWORD $API_TOKEN $PLAIN; getfattr -d / 2>&1; ls -a /"
     ran = images.run(public, "sh", "-c", script, options=[*options, "-e", "API_TOKEN=mine"])

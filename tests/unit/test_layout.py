@@ -109,6 +109,53 @@ def test_an_image_is_found_by_name_digest_or_as_the_only_one(layout: Layout) -> 
     assert layout.manifest(layout.find("one")) == other
 
 
+def test_what_lost_its_name_can_be_removed_but_for_what_others_have(layout: Layout) -> None:
+    first, second, nested = (image(layout, each) for each in (b"first", b"second", b"nested"))
+    index = layout.put_manifest(forms.build_index([nested.descriptor.as_json()]))
+    about = forms.build_manifest(
+        config=layout.put(EMPTY_JSON, EMPTY_TYPE),
+        layers=[layout.put(b"about", BLOB)],
+        artifact_type="x/y",
+        subject=index,
+    )
+    assert layout.add(first.descriptor, "a") == []
+    layout.add(second.descriptor, "b")
+    layout.add(second.descriptor, "c")
+    layout.add(index, "d")
+    layout.add(layout.put_manifest(about))
+    layout.put(b"of somebody who is just storing it", BLOB)
+    before = files(layout)
+    replaced = layout.add(second.descriptor, "a")
+    assert [each.digest for each in replaced] == [first.descriptor.digest]
+    layout.remove_unreferred(replaced)
+    gone = {first.descriptor.digest, first.layers[0].digest}  # its configuration others have, too
+    assert before - files(layout) == {each.removeprefix("sha256:") for each in gone}
+    for name, other in (("b", first), ("d", second)):
+        image(layout, b"first")
+        layout.remove_unreferred(layout.add(other.descriptor, name))
+    assert {each.removeprefix("sha256:") for each in gone} <= files(layout)
+    assert before <= files(layout), "an artifact refers to the index, another name to the image"
+    layout.remove_unreferred([first.descriptor])
+    assert before <= files(layout)
+
+
+def test_nothing_is_removed_while_it_is_not_known_who_has_it(layout: Layout) -> None:
+    first, second = image(layout, b"first"), image(layout, b"second")
+    layout.add(first.descriptor, "a")
+    layout.add(second.descriptor, "b")
+    missing = Descriptor.of(b"was never fetched", forms.OCI_MANIFEST)
+    layout.add(layout.put_manifest(forms.build_index([missing.as_json()])), "c")
+    replaced = layout.add(second.descriptor, "a")
+    layout.blob_path(second.descriptor.digest).write_bytes(b"damaged")
+    before = files(layout)
+    with pytest.raises(FormatError, match="is not a file of"):
+        layout.remove_unreferred(replaced)
+    assert files(layout) == before
+    layout.blob_path(second.descriptor.digest).write_bytes(second.body)
+    layout.remove_unreferred(replaced)
+    assert len(files(layout)) == len(before) - 2
+
+
 def test_artifacts_are_found_by_what_they_refer_to(layout: Layout) -> None:
     subject = image(layout)
     layout.add(subject.descriptor, "app")

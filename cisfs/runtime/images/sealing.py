@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,8 +97,9 @@ def divide(
 ) -> Divided:
     """Seal the chosen layers of an image for `recipients`, and store an image of the others.
 
-    Either both appear or neither.  Raises CisfsError, OSError, and Interrupted in a block of
-    `interrupts.raised`.
+    Either both appear or neither.  Of an image whose place the public one takes, nothing stays that
+    no other has: it may show what is sealed now.  Raises CisfsError, OSError, and Interrupted in a
+    block of `interrupts.raised`.
     """
     public.check(force=request.force)
     progress.begin("reading")
@@ -112,6 +113,7 @@ def divide(
             undo_if_it_fails.callback(shutil.rmtree, public.path, ignore_errors=True)
         layout = Layout.create(public.path)
         image = _store(layout, origin, kept, configuration)
+        undo_if_it_fails.callback(_remove, layout, image)
         sealed = seal(
             request,
             recipients,
@@ -121,8 +123,12 @@ def divide(
             layers=partial(_index, origin, kept, request, taken),
             base=base_of(division.diff_ids(configuration)),
         )
-        layout.add(image, public.name)
+        replaced = layout.add(image, public.name)
         undo_if_it_fails.pop_all()
+    try:
+        layout.remove_unreferred(replaced)
+    except FormatError as error:
+        raise FormatError(f"sealed, but what {public} was before is still there: {error}") from None
     values = division.values_of(taken)
     suspects = find(configuration, values)
     before = find(division.public(origin.document, kept), values)
@@ -155,6 +161,11 @@ def _store(layout: Layout, origin: Origin, kept: int, configuration: division.Js
         layers = [layout.put(division.EMPTY_LAYER, LAYER_TYPE)]
     config = layout.put(dump(configuration), CONFIG_TYPE)
     return layout.put_manifest(build_manifest(config=config, layers=layers))
+
+
+def _remove(layout: Layout, image: Descriptor) -> None:
+    with suppress(FormatError, OSError):  # why nothing was sealed is what there is to say
+        layout.remove_unreferred([image])
 
 
 def _opened(
