@@ -10,6 +10,7 @@ import argparse
 import json
 
 from cisfs.cli.arguments import layer
+from cisfs.format.said import printable
 
 HELP = "show what a vault or sealed layer is, without its key"
 
@@ -76,4 +77,4 @@ def _text(value: object) -> str:
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return "".join(f"\n  {number}: {_text(item)}" for number, item in enumerate(value, 1))
-    return str(value)
+    return printable(str(value))

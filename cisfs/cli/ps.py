@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cisfs.cli import table
+from cisfs.format.said import printable
 
 if TYPE_CHECKING:
     from cisfs.runtime.listing import State
@@ -71,7 +72,7 @@ def _print(states: list[State]) -> None:
 
 
 def _command(state: State) -> str:
-    text = table.printable(" ".join(state.command))
+    text = printable(" ".join(state.command))
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 

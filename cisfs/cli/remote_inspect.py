@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cisfs.cli.table import size
+from cisfs.format.said import repeatable
 
 if TYPE_CHECKING:
     from cisfs.registry.descriptor import Descriptor
@@ -110,7 +111,7 @@ def _sealed_lines(each: Sealed) -> Iterator[str]:
 
     yield f"  {each.layer.identity}, {size(each.layer.size)}"
     for slot in each.slots:
-        yield f"    opened by: {slot['type']} {in_words(slot)}".rstrip()
+        yield f"    opened by: {repeatable(str(slot['type']))} {in_words(slot)}".rstrip()
     signatures = describe_signatures(each.signatures, each.layer.identity)
     for signature in signatures:
         yield f"    signed by: {signature['signer']}{'' if signature['valid'] else ', not valid'}"
@@ -120,8 +121,6 @@ def _sealed_lines(each: Sealed) -> Iterator[str]:
 
 
 def _encrypted_lines(each: Encrypted) -> Iterator[str]:
-    from cisfs.registry.documents import repeatable
-
     yield f"  {each.blob.digest}, {size(each.blob.size)}"
     for kind, count in each.recipients.items():
         yield f"    opened by: {count} {repeatable(kind)} key{'' if count == 1 else 's'}"

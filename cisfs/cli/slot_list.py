@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 def print_slots(slots: Iterable[SlotFields]) -> None:
     """Print what each slot is known by, and for whom it is."""
+    from cisfs.format.said import printable
     from cisfs.keys.slots import in_words, slot_id
 
     for slot in slots:
-        print(f"{slot_id(slot)}  {slot['type']:<12}  {in_words(slot)}".rstrip())
+        kind = printable(str(slot["type"]))
+        print(f"{slot_id(slot)}  {kind:<12}  {in_words(slot)}".rstrip())
 
 
 def print_removed(slots: Iterable[SlotFields]) -> None:
     """Print which slots are gone."""
+    from cisfs.format.said import printable
     from cisfs.keys.slots import slot_id
 
     for slot in slots:
-        print(f"removed {slot_id(slot)} {slot['type']}")
+        print(f"removed {slot_id(slot)} {printable(str(slot['type']))}")

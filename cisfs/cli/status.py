@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from cisfs.cli import table
+from cisfs.format.said import printable
 
 if TYPE_CHECKING:
     from cisfs.runtime.status import Status
@@ -93,9 +94,9 @@ def _fields(each: Status) -> dict[str, object]:
 def _row(each: Status) -> tuple[str, str, str, str]:
     users = "?" if each.users is None else ", ".join(user.name for user in each.users)
     return (
-        table.printable(str(each.path)) if each.path is not None else f"key {each.key}",
+        printable(str(each.path)) if each.path is not None else f"key {each.key}",
         _until(each),
-        table.printable(", ".join(map(str, each.mountpoints))) or table.NOTHING,
+        printable(", ".join(map(str, each.mountpoints))) or table.NOTHING,
         users or table.NOTHING,
     )
 

@@ -22,11 +22,6 @@ def lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in padded]
 
 
-def printable(text: str) -> str:
-    """Return text that changes nothing on a terminal, whatever is in a file's name."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def moment(seconds: float) -> str:
     """Return a moment, given in seconds since 1970, in local time; the day only if not today."""
     then = time.localtime(seconds)

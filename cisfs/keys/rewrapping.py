@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cisfs.errors import UsageError, WrongKeyError
 from cisfs.format.config import SlotFields
+from cisfs.format.said import repeatable
 from cisfs.keys.credentials import Credential, Passphrase
 from cisfs.keys.slots import AGE_SCRYPT, TYPE_AGE, open_slots, slot_id
 from cisfs.keys.wrapping import Recipient
@@ -35,7 +36,7 @@ def recipients_of(
             continue
         recipient = _recipient(slot) or _secret(slot, secrets, identifier)
         if recipient is None:
-            lost.append(f"{slot_id(slot)} ({slot['type']})")
+            lost.append(f"{slot_id(slot)} ({repeatable(str(slot['type']))})")
         elif recipient not in found:
             found.append(recipient)
     if lost:

@@ -17,7 +17,6 @@ from cisfs.errors import FormatError
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 MAX_DEPTH = 32
-MAX_SAID = 200  # characters of a stranger's words that a message repeats
 
 
 def parse_object(body: bytes, what: str) -> dict[str, Json]:
@@ -77,13 +76,6 @@ def texts(of: Mapping[str, Json], name: str, what: str) -> dict[str, str]:
     if len(found) != len(values):
         raise FormatError(f"{what} has {name!r} that are no text")
     return found
-
-
-def repeatable(said: str) -> str:
-    """Return a stranger's words as a message may repeat them: short, and nothing but letters."""
-    plain = "".join(c if c.isprintable() else " " for c in said[: 4 * MAX_SAID])
-    plain = " ".join(plain.split())
-    return plain if len(plain) <= MAX_SAID else f"{plain[: MAX_SAID - 3]}..."
 
 
 def _unambiguous(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cisfs.errors import FormatError, LoginError, UsageError
-from cisfs.registry.documents import Json, parse_object, repeatable
+from cisfs.format.said import repeatable
+from cisfs.registry.documents import Json, parse_object
 from cisfs.registry.reference import DEFAULT_REGISTRY
 
 MAX_FILE = 1 << 20  # bytes

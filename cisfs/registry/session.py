@@ -21,8 +21,9 @@ from cisfs.errors import (
     RegistryError,
     UnreachableError,
 )
+from cisfs.format.said import repeatable
 from cisfs.registry.authentication import Authenticator, Scopes
-from cisfs.registry.documents import parse_object, repeatable
+from cisfs.registry.documents import parse_object
 from cisfs.registry.logins import Login, find_login
 from cisfs.registry.patience import Patience, retry_after
 from cisfs.registry.reference import DEFAULT_REGISTRY

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import httpx
 
 from cisfs.errors import RegistryError, UnreachableError
-from cisfs.registry.documents import repeatable
+from cisfs.format.said import repeatable
 from cisfs.registry.patience import Patience, Watch
 from cisfs.registry.reference import is_loopback
 from cisfs.registry.request import Request

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cisfs.format.said import repeatable
 from cisfs.registry.challenge import parse_challenges
 from cisfs.registry.descriptor import EMPTY, Descriptor
-from cisfs.registry.documents import parse_object, repeatable
+from cisfs.registry.documents import parse_object
 from cisfs.registry.manifest import (
     DOCKER_LIST,
     OCI_INDEX,

@@ -11,7 +11,7 @@ import pytest
 from cisfs.errors import FormatError, UnreachableError
 from cisfs.registry.challenge import Challenge, find, parse_challenges
 from cisfs.registry.descriptor import EMPTY, Descriptor
-from cisfs.registry.documents import MAX_SAID, parse_object, repeatable
+from cisfs.registry.documents import parse_object
 from cisfs.registry.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,
@@ -65,11 +65,6 @@ def test_who_creeps_is_noticed() -> None:
     watch.saw(1, 9)  # of the next ten seconds
     with pytest.raises(UnreachableError, match="too slow: 999 bytes in 10 s"):
         watch.saw(998, 1)
-
-
-def test_words_of_strangers() -> None:
-    assert repeatable("a\x1b[2J\n\tb\u202e") == "a [2J b"
-    assert len(repeatable("x" * 100_000)) == MAX_SAID
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,12 @@ def test_a_slot_with_a_recipient_needs_the_code_of_somebody_with_the_key(
         pass
 
 
+def test_a_slot_that_is_lost_is_named_in_letters() -> None:
+    with pytest.raises(UsageError) as caught:
+        recipients_of([{**FORGED, "type": "\x1b[2J\ud800"}], [], bytes(16))
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("kind", ["provider:shared", "jwe", "age", "pkcs11", "unheard-of"])
 def test_a_slot_without_one_is_wrapped_for_nobody(layer: Path, kind: str) -> None:
     """Such slots need no code."""

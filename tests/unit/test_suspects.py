@@ -119,6 +119,7 @@ def test_every_place_is_looked_at_and_no_secret_repeated() -> None:
     ]
     assert word not in "".join(map(str, found))
     assert str(Suspect("Env", "A", "b")) == "Env A: looks like b"
+    assert str(Suspect("x\x1b[2J", "\ud800", "b")) == "x [2J: looks like b"
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1, None, {}], {"a": 1}])

@@ -14,10 +14,6 @@ def test_columns_are_as_wide_as_what_is_in_them() -> None:
     assert table.lines(rows) == ["LAYER         STATE", "a-long-name   x", "b             locked"]
 
 
-def test_names_do_nothing_to_the_terminal() -> None:
-    assert table.printable("a\x1b[2Jb\nc \udcff") == "a?[2Jb?c ?"
-
-
 @pytest.mark.parametrize(
     ("count", "shown"),
     [

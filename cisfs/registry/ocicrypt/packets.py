@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cisfs.errors import CisfsError, FormatError, UsageError, WrongKeyError
 from cisfs.format.config import SlotFields, b64, from_b64, load
+from cisfs.format.said import repeatable
 from cisfs.keys.credentials import Credential, Passphrase, RawKey
 from cisfs.keys.wrapping import Identity, Recipient
-from cisfs.registry.documents import repeatable
 from cisfs.registry.ocicrypt.options import PublicOptions
 
 PREFIX = "org.opencontainers.image.enc."

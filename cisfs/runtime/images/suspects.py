@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cisfs.format.said import repeatable
+
 Json = dict[str, Any]
 
 ENVIRONMENT, LABEL, HISTORY = "Env", "Labels", "history"
@@ -79,7 +81,7 @@ class Suspect:
 
     def __str__(self) -> str:
         """Return it for a message."""
-        return f"{f'{self.where} {self.name}'.rstrip()}: looks like {self.why}"
+        return f"{repeatable(f'{self.where} {self.name}')}: looks like {self.why}"
 
 
 def find(document: Json, values: Collection[str] = ()) -> list[Suspect]:
