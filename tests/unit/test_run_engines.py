@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from docker import APIClient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -328,6 +332,31 @@ def test_auto_without_any_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         docker.run(Options(image="x"), Loan({}))
     with pytest.raises(EngineError, match="apt install podman"):
         podman.run(Options(image="x"), Loan({}))
+
+
+def test_a_daemon_that_takes_its_time_to_save_an_image_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    where = f"{tmp_path}/docker.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(where)
+        listening.listen()
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                time.sleep(0.2)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntar")
+
+        client = APIClient(f"unix://{where}", version="1.41", timeout=0.1)  # type: ignore[arg-type]
+        monkeypatch.setattr(docker, "_connect", lambda: client)
+        daemon = threading.Thread(target=answer)
+        daemon.start()
+        try:
+            assert b"".join(docker.saved("app")) == b"tar"
+        finally:
+            daemon.join()
 
 
 # ---- the end, and the output

@@ -73,6 +73,8 @@ def saved(image: str) -> Iterator[bytes]:
     Raises EngineError, also in the midst of it.
     """
     api = _connect()
+    # The daemon says nothing until it has a copy of the image, however long that takes.
+    api.timeout = None  # type: ignore[assignment] # of types-docker
     import docker.errors
     import requests
 
