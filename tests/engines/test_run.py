@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.keys.credentials import RawKey
+from cisfs.layer.rebase import rebase
 from tests.engines.clients import Client
 from tests.engines.images import BUSYBOX, PUBLIC
 from tests.engines.machine import Ended, Machine
-from tests.engines.secret import Secret
+from tests.engines.secret import Secret, seal
 from tests.mount.harness.processes import wait_until
 from tests.system.test_run import PATIENCE, Terminal, started, wait_for_line
 
@@ -91,6 +93,25 @@ def test_the_command_sees_nothing_of_how_it_was_told(front: Front, secret: Secre
     ended = front("--rm", "--layer", secret.path, "--read-only", BUSYBOX, "sh", "-c", script)
     assert "CISFS" not in ended.stdout
     assert "Read-only file system" in ended.stderr
+
+
+def test_a_layer_that_is_bound_goes_on_its_base_only(front: Front, machine: Machine) -> None:
+    bound = seal(machine, "bound")
+    where, key = machine.outside(bound.path), RawKey(bound.key)
+    words = ["--rm", "--layer", bound.path, BUSYBOX, "cat", "/secret"]
+    listed = front.client.must("image", "inspect", "--format", "{{json .RootFS.Layers}}", BUSYBOX)
+    try:
+        rebase(where, key, [*json.loads(listed), f"sha256:{'0' * 64}"])
+        assert "was sealed to go on another base than the 1 layers" in failure(front(*words))
+        by_variable = front("--rm", f"--env=CISFS_LAYERS={bound.path}", BUSYBOX, "true")
+        assert "was sealed to go on another base" in failure(by_variable)
+        rebase(where, key, json.loads(listed))
+        bound.unlock()
+        assert front(*words).stdout == f"{bound.canary}\n"
+    finally:
+        bound.lock()
+        where.unlink()
+        bound.key_file.unlink()
 
 
 def test_a_locked_layer(front: Front, secret: Secret) -> None:

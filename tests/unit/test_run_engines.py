@@ -15,9 +15,10 @@ from docker import APIClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cisfs.errors import EngineError, NotAVaultError, UsageError
+from cisfs.errors import BaseMismatchError, EngineError, NotAVaultError, UsageError
+from cisfs.layer.rebase import rebase
 from cisfs.runtime.ending import stop_signal
-from cisfs.runtime.engines import choose, docker, names, podman
+from cisfs.runtime.engines import bases, choose, docker, names, podman
 from cisfs.runtime.engines.keys import Loan
 from cisfs.runtime.images import config, layout, reference, tools
 from cisfs.runtime.images.config import ImageConfig, arguments
@@ -25,6 +26,8 @@ from cisfs.runtime.options import Options, Port, Tmpfs, Volume, settled
 from cisfs.runtime.output import Log, read
 from cisfs.runtime.scratch import Kind, Scratch
 from tests.system import oci
+from tests.unit import layers
+from tests.unit.vaults import KEY
 
 # ---- names of images
 
@@ -297,13 +300,13 @@ def test_layers_and_scratch_for_the_runtime(
     assert names.variables(soon) == {"CISFS_FETCH_TIMEOUT": "0.5"}
     assert names.variables(Options(image="x")) == {}
     (tmp_path / "a,b").touch()
-    for layers, error in (
+    for named, error in (
         (("./missing",), EngineError),
         (("a,b",), EngineError),
         (("no-such-name",), NotAVaultError),
     ):
         with pytest.raises(error):
-            names.variables(Options(image="x", layers=layers))
+            names.variables(Options(image="x", layers=named))
     with pytest.raises(UsageError):
         names.places(Options(image="x", environment={"CISFS_LAYERS": "a/b"}))
 
@@ -315,6 +318,36 @@ def test_images_that_an_engine_cannot_have() -> None:
     with pytest.raises(EngineError, match="takes an image"):
         names.image_name(Options(rootfs=Path("/")), "docker")
     assert names.image_name(Options(image="docker://a/b:1"), "docker") == "a/b:1"
+
+
+@pytest.mark.parametrize("named", ["by option", "by variable", "by image"])
+def test_a_layer_that_is_bound_goes_on_its_base_only(tmp_path: Path, named: str) -> None:
+    path = tmp_path / "layer.cis"
+    layers.seal(path, layers.image(layers.UNIT))
+    variable = {"CISFS_LAYERS": str(path)}
+    options = {
+        "by option": Options(image="x", layers=(str(path),)),
+        "by variable": Options(image="x", environment=variable),
+        "by image": Options(image="x"),
+    }[named]
+    own = variable if named == "by image" else {"CISFS_LAYERS": "of/no/concern"}
+    base = bases.EngineImage(own, ["sha256:a", "sha256:b"])
+    bases.check(options, base)  # it is bound to nothing
+    rebase(path, KEY, [*base.diff_ids])
+    bases.check(options, base)
+    with pytest.raises(BaseMismatchError, match="another base than the 1 layers"):
+        bases.check(options, replace(base, diff_ids=["sha256:a"]))
+    bases.check(Options(image="x", environment={"CISFS_LAYERS": ""}), replace(base, diff_ids=[]))
+
+
+def test_what_engines_say_of_images() -> None:
+    said = {"Config": {"Env": ["A=1"]}, "RootFS": {"Type": "layers", "Layers": ["sha256:a"]}}
+    assert bases.EngineImage.parse(said, "x") == bases.EngineImage({"A": "1"}, ["sha256:a"])
+    empty = bases.EngineImage({}, [])
+    assert bases.EngineImage.parse({"Config": None, "RootFS": {"Layers": None}}, "x") == empty
+    for bad in ({"Config": 5}, {"Config": {"Env": [5]}}, {"RootFS": {"Layers": 5}}):
+        with pytest.raises(EngineError, match="image x: the engine describes it"):
+            bases.EngineImage.parse(bad, "x")
 
 
 def test_auto_is_embedded_for_what_has_to_be_unpacked() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cisfs.errors import EngineError
 from cisfs.runtime.engine import exit_code_of
-from cisfs.runtime.engines import attach, names
+from cisfs.runtime.engines import attach, bases, names
 from cisfs.runtime.engines.keys import Loan
 from cisfs.runtime.options import Options, Port, settled, tmpfs_options
 from cisfs.runtime.request import Outcome, check_terminal
@@ -58,6 +58,7 @@ def run(options: Options, loan: Loan) -> Outcome:
     try:
         _check_runtime(api)
         _provide(api, image, options.pull)
+        bases.check(options, _described(api, image))
         return _Container(api, _create(api, image, options, variables), options, loan).run()
     except docker.errors.APIError as error:
         raise EngineError(f"docker: {_in_words(error)}") from None
@@ -145,6 +146,10 @@ def _provide(api: APIClient, image: str, pull: str) -> None:
         failure = _in_words(error)
     if failure is not None:
         raise EngineError(f"docker cannot fetch image {image}: {failure}")
+
+
+def _described(api: APIClient, image: str) -> bases.EngineImage:
+    return bases.EngineImage.parse(api.inspect_image(image), image)  # type: ignore[no-untyped-call] # of types-docker
 
 
 def _create(api: APIClient, image: str, options: Options, variables: dict[str, str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cisfs.errors import EngineError
 from cisfs.layer.admission import named_by_environment
@@ -18,6 +20,7 @@ from cisfs.runtime.images.reference import transport_of
 from cisfs.runtime.options import Options, settled
 
 _RUNTIME = "cisfs-runtime"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def image_name(options: Options, engine: str) -> str:
@@ -51,13 +54,13 @@ def variables(options: Options) -> dict[str, str]:
     return found
 
 
-def places(options: Options) -> list[Path]:
+def places(options: Options, own: Mapping[str, str] = _NONE) -> list[Path]:
     """Return where the layers are that the options name, by `--layer` or else by a variable.
 
-    Raises UsageError, NotAVaultError for those that are nowhere.
+    `own` are the image's variables.  Raises UsageError, NotAVaultError for those that are nowhere.
     """
     if not options.layers:
-        named = split(options.environment).layers
+        named = split({**own, **options.environment}).layers
         return [resolve(layer, named_by_environment()) for layer in named]
     paths = list(map(resolve_from_here, options.layers))
     for path in paths:

@@ -5,16 +5,19 @@ Makes the argument vector and replaces this process; podman does the rest.  One 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 from cisfs.errors import EngineError
-from cisfs.runtime.engines import names
+from cisfs.runtime.engines import bases, names
 from cisfs.runtime.engines.keys import Loan
+from cisfs.runtime.images.tools import in_words
 from cisfs.runtime.oci import spec
 from cisfs.runtime.options import Options, Port, settled, tmpfs_options
 from cisfs.runtime.request import check_terminal
@@ -52,12 +55,44 @@ def run(options: Options, loan: Loan) -> NoReturn:
     if program is None:
         raise EngineError("podman is not installed; on Debian and Ubuntu: apt install podman")
     check_terminal(options)
+    image = names.image_name(options, "podman")
+    _provide(program, image, options.pull)
+    bases.check(options, _described(program, image))
+    options = replace(options, pull="never")  # so that it is the one that was looked at
     environment = _in_memory(options.environment)
     words = command(settled(options), names.runtime(), names.variables(options), environment)
     loan.give()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(program, ["podman", *words])  # noqa: S606 - no shell; this process has nothing left to do
+
+
+def _provide(program: str, image: str, pull: str) -> None:
+    """Have podman fetch the image if it has to; what it says of that is for the user."""
+    if pull == "never" or (pull == "missing" and has_image(image)):
+        return
+    sys.stderr.flush()
+    # It may ask on the terminal which registry is meant.
+    done = subprocess.run([program, "pull", "--", image], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise EngineError(f"podman cannot fetch image {image}")
+
+
+def _described(program: str, image: str) -> bases.EngineImage:
+    done = subprocess.run(
+        [program, "image", "inspect", "--", image],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise EngineError(
+            f"podman has no image {image}: {in_words(done.stderr.decode(errors='replace'))}"
+        )
+    try:
+        return bases.EngineImage.parse(json.loads(done.stdout)[0], image)
+    except (ValueError, LookupError, TypeError):
+        raise EngineError(f"podman describes image {image} in no proper way") from None
 
 
 def _in_memory(environment: Mapping[str, str]) -> str:
