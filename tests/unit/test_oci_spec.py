@@ -51,6 +51,18 @@ def test_how_long_to_wait_is_said_by_the_annotation_or_else_by_the_environment()
     assert spec.wanted(with_environment("CISFS_FETCH_TIMEOUT=5")) is None
 
 
+def test_what_is_empty_names_nothing() -> None:
+    """What somebody sets who does not trust the image."""
+    empty = with_environment("CISFS_LAYERS=/a", "CISFS_SCRATCH=", "CISFS_FETCH_TIMEOUT= ")
+    assert spec.wanted(empty) == spec.Wanted(("/a",), None, None)
+    assert spec.wanted(with_environment("CISFS_LAYERS=", "CISFS_SCRATCH= ")) is None
+    named = with_environment("CISFS_LAYERS=/a", "CISFS_SCRATCH=persistent:x")
+    named["annotations"] = {"dev.cisfs.scratch": ""}
+    assert spec.wanted(named) == spec.Wanted(("/a",), None)
+    named["annotations"] = {"dev.cisfs.layers": ""}
+    assert spec.wanted(named) == spec.Wanted((), "persistent:x")
+
+
 def test_our_variables_leave_the_environment_and_nothing_else_does() -> None:
     named = with_environment("CISFS_LAYERS=/a", "CISFS_SCRATCH=none", "CISFS_OTHER=1", "odd")
     before = copy.deepcopy(named)
@@ -125,6 +137,8 @@ def test_a_filter_that_allows_the_keyring_no_longer_does() -> None:
     "broken",
     [
         {"annotations": [1]},
+        {"annotations": {"dev.cisfs.layers": 1}},
+        {"annotations": {"dev.cisfs.scratch": None}},
         {"process": 7},
         {"process": {"env": {"CISFS_LAYERS": "x"}}},
     ],

@@ -52,16 +52,23 @@ class Wanted:
 def wanted(config: Json) -> Wanted | None:
     """Return what the configuration names, None if nothing: then it is none of our business.
 
-    An annotation is stronger than the variable of the same meaning, which images can set.
+    An annotation is stronger than the variable of the same meaning, which images can set.  One that
+    is empty names nothing, and takes away what the other one says.
     Raises FormatError for a configuration that is none.
     """
     annotations = _of_kind(config.get("annotations") or {}, dict, "annotations")
     variables = _variables(config)
-    layers = annotations.get(LAYERS_ANNOTATION, variables.get(LAYERS_VARIABLE))
-    scratch = annotations.get(SCRATCH_ANNOTATION, variables.get(SCRATCH_VARIABLE))
-    names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
-    timeout = annotations.get(FETCH_ANNOTATION, variables.get(FETCH_VARIABLE))
-    return Wanted(names, scratch, timeout) if names or scratch else None
+    layers, scratch, timeout = (
+        _of_kind(annotations.get(name, variables.get(variable, "")), str, f"annotations.{name}")
+        for name, variable in (
+            (LAYERS_ANNOTATION, LAYERS_VARIABLE),
+            (SCRATCH_ANNOTATION, SCRATCH_VARIABLE),
+            (FETCH_ANNOTATION, FETCH_VARIABLE),
+        )
+    )
+    names = tuple(name.strip() for name in layers.split(",") if name.strip())
+    found = Wanted(names, scratch.strip() or None, timeout.strip() or None)
+    return found if names or found.scratch else None
 
 
 def root_path(config: Json) -> str:
