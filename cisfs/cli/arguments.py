@@ -10,10 +10,11 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from cisfs.errors import CisfsError
+from cisfs.errors import CisfsError, UsageError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DURATION = 3650 * 86_400
+_OCI = "oci:"
 _FACTORS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -76,6 +77,17 @@ def layer(text: str) -> Path:
     with contextlib.suppress(CisfsError, OSError):
         return store.resolve_from_here(text)
     return path
+
+
+def oci_layout(option: str, text: str) -> tuple[Path, str | None]:
+    """Return the directory and the name in oci:DIRECTORY[:NAME], which `option` was given.
+
+    Raises UsageError for anything else.
+    """
+    path, colon, name = text.removeprefix(_OCI).partition(":")
+    if not text.startswith(_OCI) or not path or (colon and not name):
+        raise UsageError(f"{option} {text!r}: write it as oci:DIRECTORY[:NAME]")
+    return Path(path), name or None
 
 
 def workers(text: str) -> int:

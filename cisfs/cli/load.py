@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import oci_layout
 from cisfs.cli.reporting import add_report_options
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.layer import admission, store
     from cisfs.runtime.images.loading import Bundle
 
+    public = None if args.public is None else oci_layout("--public", args.public)
     directory = store.local()
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     policy = admission.load(admission.named_by_environment())
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                     policy.check(identity, text.signatures, name)
 
             pulled = bundle.load(directory, check)
-            _give(args, bundle)
+            _give(args, bundle, public)
         finally:
             archive.close()
     except FormatError as error:
@@ -83,20 +85,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _give(args: argparse.Namespace, bundle: Bundle) -> None:
-    """Give the public image to whom it is for."""
+def _give(args: argparse.Namespace, bundle: Bundle, public: tuple[Path, str | None] | None) -> None:
+    """Give the public image to whom it is for; `public` is a layout, and a name in it."""
     import tempfile
 
     from cisfs.cli.registries import engine_failures
-    from cisfs.errors import UsageError
     from cisfs.registry.layout import Layout
     from cisfs.runtime.images import tools
 
-    if args.public is not None:
-        path, _, name = args.public.removeprefix("oci:").partition(":")
-        if not path:
-            raise UsageError(f"--public {args.public!r}: write it as oci:DIRECTORY[:NAME]")
-        bundle.store_base(Layout.create(Path(path)), name or bundle.reference.tag or "latest")
+    if public is not None:
+        path, name = public
+        bundle.store_base(Layout.create(path), name or bundle.reference.tag or "latest")
     elif args.engine is not None:
         target = "docker-daemon" if args.engine == "docker" else "containers-storage"
         with tempfile.TemporaryDirectory(prefix="cisfs-load-") as directory:

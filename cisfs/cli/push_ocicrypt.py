@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import oci_layout
 from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def _layout(args: argparse.Namespace) -> tuple[Path, str | None]:
             f"--base {args.base}: --format ocicrypt takes oci:DIRECTORY[:NAME] only, because it "
             "makes no copy in plain of what is to be encrypted"
         )
-    path, _, name = args.base.removeprefix(_OCI).partition(":")
-    return Path(path), name or None
+    return oci_layout("--base", args.base)
 
 
 def _encrypted(args: argparse.Namespace, path: Path, name: str | None, target: Layout) -> Manifest:

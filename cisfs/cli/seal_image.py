@@ -11,9 +11,9 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import oci_layout
 from cisfs.cli.reporting import progress_line
 
 if TYPE_CHECKING:
@@ -131,17 +131,14 @@ def _choice(args: argparse.Namespace) -> Choice:
 
 
 def _public(args: argparse.Namespace, reference: Reference) -> Public:
-    from cisfs.errors import UsageError
     from cisfs.runtime.images.sealing import Public
 
     tag = re.search(r":([\w][\w.-]*)$", reference.rest, re.ASCII)
     name = tag[1] if tag and reference.transport != "docker-archive" else "latest"
     if args.public is None:
         return Public(args.output.with_suffix(_SUFFIX), name)
-    path, colon, given = args.public.removeprefix("oci:").partition(":")
-    if not path or (colon and not given):
-        raise UsageError(f"--public {args.public!r}: write it as oci:DIRECTORY[:NAME]")
-    return Public(Path(path), given or name)
+    path, given = oci_layout("--public", args.public)
+    return Public(path, given or name)
 
 
 def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: Divided) -> None:

@@ -54,6 +54,23 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", ["docker://registry/app:1", "public", "oci:", "oci::x", "oci:x:"])
+def test_a_layout_is_named_as_one(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--public .*: write it as oci:DIRECTORY\[:NAME\]"):
+        arguments.oci_layout("--public", text)
+    assert arguments.oci_layout("--base", "oci:a/b:c") == (Path("a/b"), "c")
+    assert arguments.oci_layout("--base", "oci:a") == (Path("a"), None)
+
+
+@pytest.mark.parametrize("words", [["seal", "oci:x", "--top", "1", "-o", "l.cis"], ["load", "tar"]])
+def test_a_public_image_goes_to_a_layout_only(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--public", "docker://registry/app:1"]) == 2
+    assert not (tmp_path / "docker").exists()
+
+
 def check(
     source: Path | str, output: Path, *, force: bool = False, compression: str = "none"
 ) -> Request:
