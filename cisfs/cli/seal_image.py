@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scrub",
         action="store_true",
         help="move what looks secret in environment and labels into the sealed layer, from where "
-        "the environment comes back when it runs, and take it out of the history; where its values "
-        "stay all the same, such as in commands, is said",
+        "the environment comes back when it runs (but not in docker exec, podman exec, kubectl "
+        "exec and health checks, since engines do not know it), and take it out of the history; "
+        "where its values stay all the same, such as in commands, is said",
     )
 
 
