@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cisfs.build.index import NO_XATTRS, Directory
+from cisfs.build.index import NO_XATTRS, Directory, Entry
 from cisfs.build.tar import describe
 from cisfs.build.whiteouts import OPAQUE_XATTR, REDIRECT_XATTR, is_opaque, is_whiteout, make_opaque
 
@@ -32,8 +32,8 @@ def put_over(lower: Directory, upper: Directory) -> None:
                 if isinstance(before, Directory) and not is_opaque(entry):
                     waiting.append((before, entry))
                     continue
-                if isinstance(before, Directory) and entry.implied:
-                    describe(entry, before)
+                if entry.implied:
+                    _continue(entry, before)
                 make_opaque(entry)
             into.children[name] = entry
 
@@ -71,12 +71,27 @@ def fit(root: Directory, base: Directory) -> None:
             if is_whiteout(entry) and (below is None or is_whiteout(below)):
                 del over.children[name]
             elif isinstance(entry, Directory):
-                if not isinstance(below, Directory) or is_opaque(entry):
-                    below = None
-                elif entry.implied:
-                    describe(entry, below)
+                hides, same = is_opaque(entry), below if isinstance(below, Directory) else None
+                if same is not None and entry.implied:
+                    describe(entry, same)
                     entry.xattrs = _without_overlays(entry.xattrs)
-                waiting.append((entry, below))
+                    if hides:
+                        make_opaque(entry)
+                waiting.append((entry, None if hides else same))
+
+
+def _continue(directory: Directory, before: Entry) -> None:
+    """Let a directory that its layer does not describe be as the one that it hides.
+
+    That may not be described either, but by layers further down.  In the place of anything else it
+    is a new one.
+    """
+    if isinstance(before, Directory):
+        implied = before.implied
+        describe(directory, before)
+        directory.implied = implied
+    else:
+        directory.implied = False
 
 
 def _redescribe(directory: Directory, layer: Directory) -> None:

@@ -60,6 +60,7 @@ class Whiteouts:
             shown = parent.children.setdefault(name, device)
             if isinstance(shown, Directory):
                 make_opaque(shown)
+                shown.implied = False  # it is a new one, and not as the one that was deleted
 
 
 def check_path(components: Iterable[bytes]) -> None:

@@ -110,6 +110,27 @@ def test_divided_images_show_what_they_did_whole(images: Images, seed: int) -> N
         assert shown(images, public, "--layer", layer) == wanted
 
 
+# Layers that have something in /tmp, and do not say how /tmp is.
+HIDING = {
+    "opaque": [{"tmp/.wh..wh..opq": "", "tmp/f": "1"}],
+    "deleted, and there again": [{".wh.tmp": "", "tmp/f": "1"}],
+    "deleted, and there again in the next": [{".wh.tmp": ""}, {"tmp/f": "1"}],
+    "opaque over another": [{"tmp/f": "1"}, {"tmp/.wh..wh..opq": "", "tmp/g": "2"}],
+    "opaque below another": [{"tmp/.wh..wh..opq": "", "tmp/f": "1"}, {"tmp/g": "2"}],
+    "deleted twice": [{"tmp/f": "1"}, {".wh.tmp": "", "tmp/g": "2"}],
+}
+
+
+@pytest.mark.parametrize("case", HIDING)
+def test_directories_that_no_layer_describes_are_what_they_were_whole(
+    images: Images, case: str
+) -> None:
+    trees = [oci.Tree(each) for each in HIDING[case]]
+    whole = images.image("whole", oci.base(**{"tmp/below": "0", "data/": ""}), *trees)
+    layer, public = seal(images, whole, "--top", str(len(trees)))
+    assert shown(images, public, "--layer", layer) == shown(images, whole)
+
+
 def test_all_kinds_of_sources_give_the_same(images: Images) -> None:
     top = oci.Tree({"data/.wh.gone": "", "data/new": "secret\n"})
     whole = images.image("whole", oci.base(**{"data/gone": "x", "data/kept": "y"}), top)

@@ -129,6 +129,25 @@ def test_a_directory_that_is_only_named_keeps_what_it_has_below(union: Union) ->
     assert described[b"root"].mode & 0o7777 == 0o750
 
 
+def test_what_hides_all_in_a_directory_is_still_that_directory(union: Union) -> None:
+    """Unless the directory itself was deleted, and made anew."""
+    hiding = tar(file(b"tmp/.wh..wh..opq"), file(b"tmp/f"))
+    anew = tar(file(b".wh.tmp"), file(b"tmp/f"))
+    below = (tar(directory(b"tmp/", 0o1777), file(b"tmp/below")),)
+    for layers, mode in (
+        ([hiding], 0o1777),
+        ([tar(file(b"tmp/g")), hiding], 0o1777),
+        ([hiding, tar(file(b"tmp/g"))], 0o1777),
+        ([tar(directory(b"tmp/", 0o700)), hiding], 0o700),
+        ([anew], 0o755),
+        ([tar(file(b"tmp/g")), anew], 0o755),
+        ([tar(file(b".wh.tmp")), tar(file(b"tmp/f"))], 0o755),
+    ):
+        found = entries(union(*layers, below=below))[b"tmp"]
+        assert found.mode & 0o7777 == mode
+        assert found.xattrs == {OPAQUE_XATTR: b"y"}
+
+
 def test_what_is_below_is_read_only_if_it_has_to_be(union: Union) -> None:
     union(tar(directory(b"d/"), file(b"d/f")), below=(b"no tar",))
     for needy in (tar(file(b"d/f")), tar(file(b".wh.f"))):
