@@ -112,6 +112,11 @@ WRONG: dict[str, tuple[bytes, type[CisfsError], str]] = {
     "odd layers": (saved(manifest(Layers=[1])), FormatError, "lists layers that are none"),
     "missing": (saved(manifest(Layers=["x"])), FormatError, "it has no file 'x'"),
     "few": (saved(manifest(Layers=["0/layer.tar"])), FormatError, "another number of layers"),
+    "many": (
+        saved(manifest(Layers=["0/layer.tar", "1/layer.tar", "0/layer.tar"])),
+        FormatError,
+        "another number of layers",
+    ),
     "config": (saved(document=b"[]"), FormatError, "its configuration is no JSON object"),
     "no ids": (saved(document=b"{}"), FormatError, "its configuration does not list its layers"),
     "loop": (

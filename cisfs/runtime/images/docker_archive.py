@@ -8,7 +8,7 @@ tar is from.  One thread.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from cisfs.registry.layout import Layout
 from cisfs.registry.reference import Reference as Name
 from cisfs.runtime.images import division
 from cisfs.runtime.images.files import File, Files
-from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin
+from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin, check_number
 
 _MANIFEST = "manifest.json"
 
@@ -42,9 +42,8 @@ def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
             image = _chosen(files.read(_MANIFEST), name)
             config, places = _parts(image)
             document = parse_object(files.read(config), "its configuration")
-            contents = [files.find(place) for place in places]
-            layers = tuple(map(_Tar, division.diff_ids(document), contents))
-            return Origin(label, document, layers, undo.pop_all()).checked()
+            layers = _tars(division.diff_ids(document), [files.find(place) for place in places])
+            return Origin(label, document, layers, undo.pop_all())
         except (FormatError, UsageError) as error:
             raise type(error)(f"{label}: {error}") from None
 
@@ -70,6 +69,11 @@ class _Tar:
             return layout.store(Hashed(source, self.digest), LAYER_TYPE)
         finally:
             source.close()
+
+
+def _tars(diff_ids: Sequence[str], contents: Sequence[File]) -> tuple[_Tar, ...]:
+    check_number(diff_ids, contents)
+    return tuple(map(_Tar, diff_ids, contents))
 
 
 def _chosen(manifest: bytes, name: str | None) -> dict[str, Any]:

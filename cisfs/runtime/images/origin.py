@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +74,6 @@ class Origin:
         """The digests of the layers, as tars."""
         return division.diff_ids(self.document)
 
-    def checked(self) -> Self:
-        """Return it.  Raises FormatError if it is none, and closes it."""
-        try:
-            if len(self.diff_ids) != len(self.layers):
-                raise FormatError("its configuration lists another number of layers than it has")
-        except FormatError:
-            self.undo.close()
-            raise
-        return self
-
     def tars(self, first: int, end: int) -> list[build.Layer]:
         """Return the layers from `first` up to `end`, as what is sealed is made of."""
         return [
@@ -110,9 +100,16 @@ def from_layout(
     layers = tuple(_Blob(layout, each, decrypt) for each in manifest.layers)
     try:
         config = parse_object(layout.read(manifest.config, _CONFIG_LIMIT), "its configuration")
-        return Origin(str(path), config, layers, ExitStack()).checked()
+        check_number(division.diff_ids(config), layers)
+        return Origin(str(path), config, layers, ExitStack())
     except FormatError as error:
         raise FormatError(f"image {name or ''} in {path}: {error}") from None
+
+
+def check_number(diff_ids: Sequence[str], layers: Sequence[object]) -> None:
+    """Raise FormatError if a configuration lists more or fewer layers than there are."""
+    if len(diff_ids) != len(layers):
+        raise FormatError("its configuration lists another number of layers than it has")
 
 
 def _image(layout: Layout, descriptor: Descriptor, platform: tuple[str, str]) -> Manifest:
