@@ -14,27 +14,33 @@ from cisfs.registry.artifacts import LAYERS
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import Json, parse_object
 from cisfs.registry.manifest import Manifest
+from cisfs.registry.ocicrypt import mediatypes
+from cisfs.registry.reference import is_digest
 
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+CONFIG_TYPE = mediatypes.CONFIG
 VARIABLE = "CISFS_LAYERS"
 MAX_CONFIG = 8 << 20  # bytes
-_LAYER = "application/vnd.oci.image.layer.v1."
-# What docker's layers are called by OCI; their bytes are the same.
-_DOCKER = {
-    "application/vnd.docker.image.rootfs.diff.tar": f"{_LAYER}tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{_LAYER}tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": f"{_LAYER}tar+zstd",
-}
-_KNOWN = frozenset({*_DOCKER.values(), f"{_LAYER}tar+zstd"})
+_IN_PLAIN = frozenset(mediatypes.TAR + how for how in ("", "+gzip", "+zstd"))
 
 
 def diff_ids(config: bytes) -> list[str]:
-    """Return the digests of an image's layers as tars, the lowest first.  Raises FormatError."""
-    rootfs = parse_object(config, "the image's configuration").get("rootfs")
+    """Return what `listed` returns of a configuration that is not parsed yet."""
+    return [*listed(parse_object(config, "the image's configuration"))]
+
+
+def listed(document: Mapping[str, Json]) -> tuple[str, ...]:
+    """Return the digests of an image's layers as tars, the lowest first (`rootfs.diff_ids`).
+
+    Raises FormatError.
+    """
+    rootfs = document.get("rootfs")
     found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise FormatError("the image's configuration has no list of diff_ids")
-    return [str(each) for each in found]
+    if not isinstance(found, list) or len(found) > manifests.MAX_LAYERS:
+        raise FormatError("the image's configuration does not list its layers")
+    digests = tuple(each for each in found if isinstance(each, str) and is_digest(each))
+    if len(digests) != len(found):
+        raise FormatError("the image's configuration lists layers by what is no digest of sha256")
+    return digests
 
 
 def naming(config: bytes, layers: str) -> bytes:
@@ -66,9 +72,9 @@ def layer_types(layers: Sequence[Descriptor]) -> list[Descriptor]:
     """
     found = []
     for layer in layers:
-        media_type = _DOCKER.get(layer.media_type, layer.media_type)
-        if media_type not in _KNOWN:
-            raise FormatError(f"the base image has a layer of type {media_type}")
+        media_type = mediatypes.oci(layer.media_type)
+        if media_type not in _IN_PLAIN:
+            raise FormatError(f"the base image has a layer of type {media_type!a}")
         found.append(replace(layer, media_type=media_type))
     return found
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cisfs.errors import FormatError, UsageError
+from cisfs.registry.documents import Json
+from cisfs.registry.image import listed
 from cisfs.runtime.images import division
 from cisfs.runtime.images.division import Choice
 from cisfs.runtime.images.suspects import find
@@ -191,6 +193,6 @@ def test_configurations_that_are_none(document: dict[str, Any]) -> None:
     [None, [], {}, {"diff_ids": 1}, {"diff_ids": ["sha256:1"]}, {"diff_ids": [1]},
      {"diff_ids": IDS * 300}],
 )  # fmt: skip
-def test_layers_that_are_not_well_listed_are_refused(rootfs: object) -> None:
-    with pytest.raises(FormatError, match="its configuration"):
-        division.diff_ids({"rootfs": rootfs})
+def test_layers_that_are_not_well_listed_are_refused(rootfs: Json) -> None:
+    with pytest.raises(FormatError, match="the image's configuration"):
+        listed({"rootfs": rootfs})

@@ -118,7 +118,7 @@ WRONG: dict[str, tuple[bytes, type[CisfsError], str]] = {
         "another number of layers",
     ),
     "config": (saved(document=b"[]"), FormatError, "its configuration is no JSON object"),
-    "no ids": (saved(document=b"{}"), FormatError, "its configuration does not list its layers"),
+    "no ids": (saved(document=b"{}"), FormatError, "the image's configuration does not list"),
     "loop": (
         tar(link(b"manifest.json", b"a", b"2"), link(b"a", b"manifest.json", b"2")),
         FormatError,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cisfs.errors import FormatError, UsageError
-from cisfs.registry.reference import is_digest
+from cisfs.registry.image import listed
 from cisfs.runtime.images.suspects import (
     ENVIRONMENT,
     HISTORY,
@@ -27,7 +27,6 @@ from cisfs.runtime.images.suspects import (
 
 Json = dict[str, Any]
 
-MAX_LAYERS = 1024
 MAX_TAKEN = 1000  # values, each of which is looked for in all of the configuration
 
 # An image has a layer at least: a tar of nothing, as engines spell it.
@@ -73,17 +72,6 @@ class Choice:
         return len(base)
 
 
-def diff_ids(document: Json) -> tuple[str, ...]:
-    """Return the digests of an image's layers, as tars, the lowest first.  Raises FormatError."""
-    rootfs = document.get("rootfs")
-    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-    if not isinstance(found, list) or len(found) > MAX_LAYERS:
-        raise FormatError("its configuration does not list its layers")
-    if not all(isinstance(each, str) and is_digest(each) for each in found):
-        raise FormatError("its configuration lists layers by what is no digest of sha256")
-    return tuple(found)
-
-
 def check_apart(kept: Sequence[str], sealed: Sequence[str]) -> None:
     """Raise UsageError if a layer that is to be sealed would stay public as well."""
     for diff_id in set(kept) & set(sealed) - {EMPTY_DIFF_ID}:
@@ -102,7 +90,7 @@ def public(document: Json, kept: int) -> Json:
     made = copy.deepcopy(document)
     for key in _OF_THE_BUILD:
         made.pop(key, None)
-    made["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids(document)[:kept])}
+    made["rootfs"] = {"type": "layers", "diff_ids": list(listed(document)[:kept])}
     history = made.pop("history", None)
     if isinstance(history, list):
         made["history"] = _history_of(history, kept)

@@ -20,11 +20,13 @@ from cisfs.build.opening import ContentReader, open_content
 from cisfs.errors import FormatError, UsageError
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import parse_object
+from cisfs.registry.image import listed
 from cisfs.registry.layout import Layout
+from cisfs.registry.manifest import MAX_LAYERS
+from cisfs.registry.ocicrypt import mediatypes
 from cisfs.registry.reference import Reference as Name
-from cisfs.runtime.images import division
 from cisfs.runtime.images.files import File, Files
-from cisfs.runtime.images.origin import LAYER_TYPE, Hashed, Origin, check_number
+from cisfs.runtime.images.origin import Hashed, Origin, check_number
 
 _MANIFEST = "manifest.json"
 
@@ -42,7 +44,7 @@ def from_archive(archive: Archive, label: str, name: str | None) -> Origin:
             image = _chosen(files.read(_MANIFEST), name)
             config, places = _parts(image)
             document = parse_object(files.read(config), "its configuration")
-            layers = _tars(division.diff_ids(document), [files.find(place) for place in places])
+            layers = _tars(listed(document), [files.find(place) for place in places])
             return Origin(label, document, layers, undo.pop_all())
         except (FormatError, UsageError) as error:
             raise type(error)(f"{label}: {error}") from None
@@ -63,10 +65,10 @@ class _Tar:
         """See `cisfs.runtime.images.origin.Layer`.  It is stored without compression."""
         if layout.has(self.digest):
             size = layout.blob_path(self.digest).stat().st_size
-            return Descriptor(LAYER_TYPE, self.digest, size)
+            return Descriptor(mediatypes.TAR, self.digest, size)
         source = Unpacked(ContentReader(self.file, self.file.size))
         try:
-            return layout.store(Hashed(source, self.digest), LAYER_TYPE)
+            return layout.store(Hashed(source, self.digest), mediatypes.TAR)
         finally:
             source.close()
 
@@ -108,7 +110,7 @@ def _parts(image: dict[str, Any]) -> tuple[str, list[str]]:
     config, layers = image.get("Config"), image.get("Layers")
     if not isinstance(config, str) or not isinstance(layers, list):
         raise FormatError(f"its {_MANIFEST} lists no configuration and layers")
-    if not all(isinstance(each, str) for each in layers) or len(layers) > division.MAX_LAYERS:
+    if not all(isinstance(each, str) for each in layers) or len(layers) > MAX_LAYERS:
         raise FormatError(f"its {_MANIFEST} lists layers that are none")
     return config, layers
 

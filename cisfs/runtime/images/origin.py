@@ -21,22 +21,13 @@ from cisfs.build.opening import open_archive, open_stream
 from cisfs.errors import FormatError, UsageError
 from cisfs.registry.descriptor import Descriptor, short
 from cisfs.registry.documents import parse_object
+from cisfs.registry.image import MAX_CONFIG, listed
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Index, Manifest
+from cisfs.registry.ocicrypt import mediatypes
 from cisfs.runtime.images import division
 
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-
 _PIECE = 1 << 20
-_ENCRYPTED = "+encrypted"
-_CONFIG_LIMIT = 8 << 20  # bytes
-# Docker's own names of the same.
-_OCI_TYPES = {
-    "application/vnd.docker.image.rootfs.diff.tar": LAYER_TYPE,
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{LAYER_TYPE}+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": f"{LAYER_TYPE}+zstd",
-}
 
 
 class Decrypt(Protocol):
@@ -72,7 +63,7 @@ class Origin:
     @property
     def diff_ids(self) -> tuple[str, ...]:
         """The digests of the layers, as tars."""
-        return division.diff_ids(self.document)
+        return listed(self.document)
 
     def tars(self, first: int, end: int) -> list[build.Layer]:
         """Return the layers from `first` up to `end`, as what is sealed is made of."""
@@ -99,8 +90,8 @@ def from_layout(
     manifest = _image(layout, layout.find(name), platform)
     layers = tuple(_Blob(layout, each, decrypt) for each in manifest.layers)
     try:
-        config = parse_object(layout.read(manifest.config, _CONFIG_LIMIT), "its configuration")
-        check_number(division.diff_ids(config), layers)
+        config = parse_object(layout.read(manifest.config, MAX_CONFIG), "its configuration")
+        check_number(listed(config), layers)
         return Origin(str(path), config, layers, ExitStack())
     except FormatError as error:
         raise FormatError(f"image {name or ''} in {path}: {error}") from None
@@ -145,7 +136,7 @@ class _Blob:
 
     def open(self, max_size: int, scratch_directory: Path) -> Archive:
         """See `Layer`."""
-        if self.descriptor.media_type.endswith(_ENCRYPTED):
+        if mediatypes.is_encrypted(self.descriptor.media_type):
             if self.decrypt is None:
                 raise UsageError("it is encrypted: give a key that opens it, with -i")
             stream = self.decrypt(self.descriptor, self._ciphertext)
@@ -160,7 +151,7 @@ class _Blob:
     def store(self, layout: Layout) -> Descriptor:
         """See `Layer`."""
         said = self.descriptor
-        media_type = _OCI_TYPES.get(said.media_type, said.media_type)
+        media_type = mediatypes.oci(said.media_type)
         described = Descriptor(media_type, said.digest, said.size, said.annotations)
         if not layout.has(said.digest):
             layout.store(self.layout.pieces(said), media_type, described)

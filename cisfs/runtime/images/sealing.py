@@ -34,14 +34,16 @@ from cisfs.format.sealed import base_of
 from cisfs.keys.credentials import Recipients
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.documents import parse_object
+from cisfs.registry.image import listed
 from cisfs.registry.layout import NAME_ANNOTATION, Layout
 from cisfs.registry.manifest import build_manifest, dump
+from cisfs.registry.ocicrypt import mediatypes
 from cisfs.runtime import restored
 from cisfs.runtime.images import division, tools
 from cisfs.runtime.images.config import ARCHITECTURES
 from cisfs.runtime.images.division import Choice
 from cisfs.runtime.images.docker_archive import Chunks, from_archive
-from cisfs.runtime.images.origin import CONFIG_TYPE, LAYER_TYPE, Decrypt, Origin, from_layout
+from cisfs.runtime.images.origin import Decrypt, Origin, from_layout
 from cisfs.runtime.images.reference import Reference
 from cisfs.runtime.images.suspects import Suspect, find
 
@@ -121,7 +123,7 @@ def divide(
             progress,
             signing_key,
             layers=partial(_index, origin, kept, request, taken),
-            base=base_of(division.diff_ids(configuration)),
+            base=base_of(listed(configuration)),
         )
         replaced = layout.add(image, public.name)
         undo_if_it_fails.pop_all()
@@ -139,7 +141,7 @@ def divide(
 def diff_ids(reference: Reference) -> tuple[str, ...]:
     """Return the digests of an image's layers, as tars.  Raises CisfsError."""
     try:
-        return division.diff_ids(parse_object(tools.config(str(reference)), "its configuration"))
+        return listed(parse_object(tools.config(str(reference)), "its configuration"))
     except (EngineError, FormatError) as error:
         raise CisfsError(f"{reference}: {error}") from None
 
@@ -158,8 +160,8 @@ def _store(layout: Layout, origin: Origin, kept: int, configuration: division.Js
     """Store the image of the lowest `kept` layers, without a name yet."""
     layers = [layer.store(layout) for layer in origin.layers[:kept]]
     if not layers:
-        layers = [layout.put(division.EMPTY_LAYER, LAYER_TYPE)]
-    config = layout.put(dump(configuration), CONFIG_TYPE)
+        layers = [layout.put(division.EMPTY_LAYER, mediatypes.TAR)]
+    config = layout.put(dump(configuration), mediatypes.CONFIG)
     return layout.put_manifest(build_manifest(config=config, layers=layers))
 
 
