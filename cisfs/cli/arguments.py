@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from cisfs.errors import CisfsError, UsageError
@@ -77,6 +78,13 @@ def layer(text: str) -> Path:
     with contextlib.suppress(CisfsError, OSError):
         return store.resolve_from_here(text)
     return path
+
+
+def refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise UsageError, with `why`, if one of the options was given that `args` has as `names`."""
+    for name in names:
+        if getattr(args, name) not in (None, False, []):
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def oci_layout(option: str, text: str) -> tuple[Path, str | None]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cisfs.cli.arguments import oci_layout
+from cisfs.cli.arguments import oci_layout, refuse
 from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cisfs.registry.reference import Reference
 
 _OCI = "oci:"
+_FOR_SEALED_LAYERS = ("rebase", "identity", "passphrase_file", "passphrase_command", "key_file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace, reference: Reference) -> int:
         progress_line(args, "encrypting") as shown,
     ):
         target = Layout.create(Path(directory, "layout"))
-        manifest = _encrypted(args, source, name, target)
+        manifest = _encrypted(args, source, name, target, shown.update)
         with repository_of(args, reference) as repository:
             tag = reference.tag or "latest"
             push_layout(repository, tag, target, manifest, partial(show, shown, "pushing"))
@@ -67,6 +69,7 @@ def _layout(args: argparse.Namespace) -> tuple[Path, str | None]:
     """Return the layout that holds the image, and its name in it."""
     from cisfs.errors import UsageError
 
+    refuse(args, _FOR_SEALED_LAYERS, "is for sealed layers, not for --format ocicrypt; see -r")
     if args.layers:
         raise UsageError("--layer is for sealed layers, which --format ocicrypt does not know")
     if not args.base.startswith(_OCI):
@@ -77,7 +80,13 @@ def _layout(args: argparse.Namespace) -> tuple[Path, str | None]:
     return oci_layout("--base", args.base)
 
 
-def _encrypted(args: argparse.Namespace, path: Path, name: str | None, target: Layout) -> Manifest:
+def _encrypted(
+    args: argparse.Namespace,
+    path: Path,
+    name: str | None,
+    target: Layout,
+    progress: Callable[[int], None],
+) -> Manifest:
     from cisfs.cli.registries import machine
     from cisfs.errors import UsageError
     from cisfs.keys import options
@@ -91,7 +100,7 @@ def _encrypted(args: argparse.Namespace, path: Path, name: str | None, target: L
         raise UsageError("--format ocicrypt takes recipients: -r jwe:KEY.pem")
     source = Layout.open(path)
     image = choose(source.manifest(source.find(name)), source.manifest, machine())
-    how = Encrypting(recipients, args.encrypt_layer)
+    how = Encrypting(recipients, args.encrypt_layer, progress)
     made = target.manifest(encrypt_image(source, image.descriptor, target, how))
     if not isinstance(made, Manifest):
         raise UsageError(f"{args.base} is no image")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.cli import seal_image
-from cisfs.cli.arguments import size, unit_size, workers
+from cisfs.cli.arguments import refuse, size, unit_size, workers
 from cisfs.cli.reporting import add_report_options, progress_line
 
 if TYPE_CHECKING:
-    from cisfs.build.request import Request
+    from cisfs.build.request import Kind, Request
     from cisfs.build.seal import Sealed
     from cisfs.crypto.signatures import SigningKey
     from cisfs.keys.credentials import Opener, Recipients
@@ -31,6 +31,8 @@ HELP = "make a sealed layer of a directory, vault, tar, EROFS image or layers of
 
 # More than registries and engines take for a layer, and what a disk for them has.
 DEFAULT_MAX_SIZE = 64 << 30
+
+_SOURCE_SECRETS = ("source_passphrase_file", "source_passphrase_command", "source_key_file")
 
 _EPILOG = """\
 SOURCE is one of
@@ -147,11 +149,8 @@ def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
         help="a private key's FILE, pkcs11:URI or provider:NAME (see cisfs key --help); any number",
     )
     one = group.add_mutually_exclusive_group()
-    for option, metavar in (
-        ("--source-passphrase-file", "FILE"),
-        ("--source-passphrase-command", "COMMAND"),
-        ("--source-key-file", "FILE"),
-    ):
+    for name, metavar in zip(_SOURCE_SECRETS, ("FILE", "COMMAND", "FILE"), strict=True):
+        option = f"--{name.replace('_', '-')}"
         kind = Path if metavar == "FILE" else str
         one.add_argument(option, metavar=metavar, type=kind, help="as above")
 
@@ -193,6 +192,7 @@ def _run(args: argparse.Namespace) -> int:
         force=args.force,
         name=args.source if is_image else "",
     )
+    _refuse_keys(args, wanted.kind)
     if is_image:
         with _full_disk_named(args, wanted):
             return seal_image.run(args, wanted)
@@ -201,6 +201,17 @@ def _run(args: argparse.Namespace) -> int:
     recipients, vault_opener = _keys(args, wanted)
     seal_and_report(args, wanted, recipients, vault_opener, signing_key)
     return 0
+
+
+def _refuse_keys(args: argparse.Namespace, kind: Kind) -> None:
+    """Raise UsageError if a key is given for a source of a kind that has none of its own."""
+    from cisfs.build.request import Kind
+
+    if kind is Kind.LAYERS:
+        refuse(args, _SOURCE_SECRETS, "is for a vault; encrypted layers of an image take -i")
+    elif kind is not Kind.VAULT:
+        why = f"is for a vault or encrypted layers of an image, and {args.source} is neither"
+        refuse(args, ("identity", *_SOURCE_SECRETS), why)
 
 
 def signing_key_of(args: argparse.Namespace) -> SigningKey | None:

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from cisfs.cli.arguments import oci_layout
+from cisfs.cli.arguments import oci_layout, refuse
 from cisfs.cli.reporting import progress_line
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ def is_image(source: str) -> bool:
 
 def refuse_options(args: argparse.Namespace) -> None:
     """Raise UsageError if options for images are given for something else."""
-    from cisfs.errors import UsageError
-
-    for name in _OPTIONS:
-        if getattr(args, name) not in (None, False):
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is for images, such as docker-daemon:NAME")
+    refuse(args, _OPTIONS, "is for images, such as docker-daemon:NAME")
 
 
 def run(args: argparse.Namespace, wanted: Request) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.build.progress import Progress
 from cisfs.cli.main import main
 from cisfs.errors import NotAVaultError, NotFoundError, UntrustedError
 from cisfs.format.sealed import base_of, check_base
@@ -337,12 +338,15 @@ def test_what_is_no_sealed_layer_never_leaves(
 
 @pytest.mark.usefixtures("here")
 def test_an_image_in_the_dialect_of_ocicrypt_is_opened_by_skopeo(
-    debian: DebianRegistry, front: Proxy
+    debian: DebianRegistry, front: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: set[str] = set()
+    monkeypatch.setattr(Progress, "update", lambda self, _done: shown.add(self._doing))
     reference = f"{front.name}/dialect/app:1"
     make_base(Path("other"), "1", seed=100)  # no test has pushed it in plain
     words = ["push", reference, "--format", "ocicrypt", "--base", "oci:other:1"]
     assert main([*words, "-r", "jwe:ann.key.pub", "--encrypt-layer", "-1"]) == 0
+    assert shown == {"encrypting", "pushing"}
     plain = sorted(path.read_bytes() for path in Path("other/blobs/sha256").iterdir())
     top = max(range(len(plain)), key=lambda at: b"public1" in plain[at][:100])
     stored = [path.read_bytes() for path in debian.storage.rglob("data")]

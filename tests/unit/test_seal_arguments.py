@@ -348,6 +348,38 @@ def test_the_key_of_a_vault_is_the_new_layers_unless_there_is_another(
     assert given[-1][1:] == ([RawKey(b"new")], RawKey(b"old"))
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["-i", "--source-key-file", "--source-passphrase-file", "--source-passphrase-command"],
+)
+def test_a_key_for_what_has_none_is_refused(
+    option: str, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [option, "key", "-o", str(tmp_path / "x.cis")]
+    (tmp_path / "x.tar").write_bytes(bytes(1024))
+    for each in (source, tmp_path / "x.tar"):
+        assert main(["seal", str(each), *words]) == 2
+        assert (
+            f"is for a vault or encrypted layers of an image, and {each}" in capsys.readouterr().err
+        )
+    if option != "-i":
+        assert main(["seal", "oci:image", "--top", "1", *words]) == 2
+        assert f"{option} is for a vault; encrypted layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--rebase"], ["-i", "x"], ["--key-file", "x"], ["--passphrase-command", "x"]],
+    ids=str,
+)
+def test_keys_of_sealed_layers_are_not_for_ocicrypt(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = ["registry.invalid/app:1", "--format", "ocicrypt", "--base", "oci:x", "-r", "jwe:x"]
+    assert main(["push", *image, *words]) == 2
+    assert "is for sealed layers, not for --format ocicrypt" in capsys.readouterr().err
+
+
 def test_the_options_reach_the_work(
     tmp_path: Path,
     source: Path,
