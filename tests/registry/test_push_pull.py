@@ -203,6 +203,23 @@ def test_a_layer_is_attached_without_its_data_and_completed_by_a_pull(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_layer_that_is_here_in_part_is_not_pushed(
+    front: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its holes would take the place of what the registry has."""
+    reference = f"{front.name}/holes/app"
+    assert push(f"{reference}:1") == 0
+    named = f"{reference}@{describe(Path('private.cis'))['identity']}"
+    attach.resolve(named)
+    words = ["push", f"{reference}:2", "--base", "oci:base:1", "--layer", named]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "here in part only: pull it first" in capsys.readouterr().err
+    assert main(["pull", f"{reference}:1"]) == 0
+    assert main(words) == 0
+
+
+@pytest.mark.usefixtures("here")
 def test_a_policy_is_asked_before_anything_is_stored(
     front: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from cisfs.cli.main import main
 from cisfs.layer import admission, store
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
+from cisfs.registry.source import PartSource
 from cisfs.runtime.images import saving
 from tests.registry.harness.proxy import Proxy
 from tests.registry.test_push_pull import CANARY, here, private, push  # noqa: F401 - a fixture
@@ -199,6 +200,22 @@ def test_key_slots_that_come_to_belong_elsewhere_meanwhile(
     monkeypatch.setattr(saving, "layers_in", lambda _artifact: [])
     assert main(["save", reference, "-o", "app.tar"]) == 11
     assert "is not the layer that the registry has" in capsys.readouterr().err
+
+
+def test_a_layer_that_changes_while_it_is_saved(
+    front: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = f"{front.name}/team/changing:1"
+    assert push(reference) == 0
+
+    class Changing(PartSource):
+        def read(self, offset: int, size: int) -> bytes:
+            return bytes(len(super().read(offset, size)))
+
+    monkeypatch.setattr(saving, "PartSource", Changing)
+    assert main(["save", reference, "-o", "app.tar"]) == 11
+    assert "changed while it was read" in capsys.readouterr().err
+    assert not Path("app.tar").exists()
 
 
 @pytest.mark.parametrize("from_environment", [False, True])

@@ -7,6 +7,7 @@ takes nothing but sealed layers.  Source: OCI image-spec, image-layout.md.  One 
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
 
-from cisfs.errors import FormatError, UsageError
-from cisfs.layer.lazy import is_partial
+from cisfs.errors import FormatError
 from cisfs.layer.writing import write_all
 from cisfs.registry.artifacts import layers_in
 from cisfs.registry.bare import BareSource
@@ -24,6 +24,7 @@ from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
 from cisfs.registry.found import FoundImage, find_keys
 from cisfs.registry.layout import MARKER, NAME_ANNOTATION, VERSION
 from cisfs.registry.manifest import Manifest, build_index
+from cisfs.registry.parts import placed
 from cisfs.registry.repository import Repository
 from cisfs.registry.source import BytesSource, FileSource, PartSource, Source
 
@@ -75,10 +76,6 @@ def _add_layer(
     repository: Repository, archive: _Archive, identity: str, path: Path
 ) -> list[Descriptor]:
     """Add a sealed layer, its artifact and its keys; returns how the artifacts are listed."""
-    if is_partial(path):
-        raise UsageError(
-            f"the layer {identity} is here in part only: remove {path.parent}, and save again"
-        )
     keys = find_keys(repository, identity)
     artifact = repository.described(keys.layers)
     layer = next((each for each in layers_in(artifact) if each.identity == identity), None)
@@ -86,10 +83,8 @@ def _add_layer(
     try:
         if layer is None or source.described() != layer:
             raise FormatError(f"{path} is not the layer that the registry has")
-        offset = 0
-        for part in layer.parts:
+        for part, offset in placed(layer.parts):
             archive.blob(part, PartSource(source, offset, part.size))
-            offset += part.size
     finally:
         source.close()
     archive.blob(keys.manifest.layers[0], BytesSource(keys.text.spelled()))
@@ -121,14 +116,20 @@ class _Archive:
         self._there: set[str] = set()
 
     def blob(self, descriptor: Descriptor, source: Source) -> None:
-        """Add what a descriptor names."""
-        self.add(f"blobs/{descriptor.digest.replace(':', '/')}", source)
+        """Add what a descriptor names, unless it is there already.  Raises as `add` does.
 
-    def add(self, name: str, source: Source) -> None:
-        """Add a file, unless it is there already.  Raises OSError, what `source` raises."""
-        if name in self._there:
+        Raises FormatError if it is not what is read in the end, whoever looked at it before.
+        """
+        if descriptor.digest in self._there:
             return
-        self._there.add(name)
+        self._there.add(descriptor.digest)
+        name = f"blobs/{descriptor.digest.replace(':', '/')}"
+        if self.add(name, source) != descriptor.digest:
+            raise FormatError(f"{name} changed while it was read")
+
+    def add(self, name: str, source: Source) -> str:
+        """Add a file; return its digest.  Raises OSError, what `source` raises."""
+        digest = hashlib.sha256()
         member = TarInfo(name)
         member.size, member.mode = source.size, 0o644
         self._write(member.tobuf(tarfile.PAX_FORMAT))
@@ -136,8 +137,10 @@ class _Archive:
             piece = source.read(offset, min(_PIECE, source.size - offset))
             if len(piece) != min(_PIECE, source.size - offset):
                 raise FormatError(f"{name} was cut short while it was read")
+            digest.update(piece)
             self._write(piece)
         self._write(bytes(-source.size % _BLOCK))
+        return f"sha256:{digest.hexdigest()}"
 
     def end(self) -> None:
         """Write what ends a tar."""
