@@ -30,7 +30,8 @@ sealed layers go to the same repository as artifacts that refer to it, encrypted
 their key slots apart from them: "cisfs key add docker://IMAGE" sends a few kilobytes.
 
 BASE is docker://NAME, oci:DIRECTORY[:NAME], docker-archive:FILE or docker-daemon:NAME; with
---format ocicrypt, oci: only.  Nothing is sent that the registry has already.
+--format ocicrypt, oci: only.  Nothing is sent that the registry has already, and what "cisfs key"
+changed there stays: a push does not put a recipient back.
 
 examples:
   cisfs push registry.example/team/app:1 --base docker-daemon:app-base:1 --layer private.cis
@@ -175,9 +176,12 @@ def _report(args: argparse.Namespace, pushed: Pushed) -> None:
             "artifact": pushed.layers_artifact,
             "layers": list(pushed.identities),
             "uploaded": pushed.uploaded,
+            "kept_key_slots": list(pushed.kept),
         }
         print(json.dumps(document, indent=2))
     elif not args.quiet:
+        for identity in pushed.kept:
+            print(f"kept the key slots of {identity} that the registry has: they are later ones")
         count = len(pushed.identities)
         print(
             f"pushed {args.image}, {pushed.image}, with {count} sealed layer"

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from cisfs.errors import UsageError
 from cisfs.format.sealed import check_base
-from cisfs.registry import artifacts, image
-from cisfs.registry.artifacts import PushedLayer, keys_blob, keys_tag
+from cisfs.registry import artifacts, image, remote_keys
+from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import BareSource
 from cisfs.registry.descriptor import EMPTY, EMPTY_JSON, Descriptor
 from cisfs.registry.download import Report
@@ -87,12 +87,16 @@ class RemoteBase:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What was pushed: digests of the manifests, identities of the layers, bytes sent."""
+    """What was pushed: digests of the manifests, identities of the layers, bytes sent.
+
+    `kept` are those layers whose key slots stayed as they were there, which is later than here.
+    """
 
     image: str
     layers_artifact: str
     identities: tuple[str, ...]
     uploaded: int
+    kept: tuple[str, ...] = ()
 
 
 def push(
@@ -104,9 +108,11 @@ def push(
 ) -> Pushed:
     """Push `base` and the sealed layers at `layers`, the topmost first, as one image.
 
-    Blobs go first, then the manifests, so that nobody ever finds half of it; what is there already
-    is not sent again.  Raises NotAVaultError or FormatError for what is no sealed layer, UsageError
-    for layers that belong on another base, RegistryError, OSError.
+    Blobs go first, then the manifests, and the tag moves last, so that nobody ever finds half of
+    it; what is there already is not sent again, and key slots that were changed there stay.  Raises
+    NotAVaultError or FormatError for what is no sealed layer, BaseMismatchError for layers that
+    belong on another base, UsageError, BusyError, IntegrityError for others that will not do,
+    RegistryError, OSError.
     """
     with ExitStack() as undo:
         sources = []
@@ -151,26 +157,30 @@ def _push(
     public = image.layer_types(base.manifest.layers)
     sent = _Sent(repository)
     bare = [_Bare(source) for source in sources]
-    keys = [keys_blob(source.text) for source in sources]
+    standing = {
+        source.header.identity: remote_keys.standing(
+            repository, source.header.identity, source.text
+        )
+        for source in sources
+    }
     small = [(described, config), (EMPTY, EMPTY_JSON)]
-    small += [(_keys(blob), blob) for blob in keys]
     jobs = [sent.job(blob, partial(base.opened, blob), base.repository) for blob in public]
     jobs += [job for layer in bare for job in layer.jobs(sent)]
     jobs += [sent.job(blob, partial(_given, BytesSource(content))) for blob, content in small]
     transfer(jobs, progress)
     manifest = image.image(described, public, named, base.manifest.annotations)
-    repository.put_manifest(manifest, tag)
+    repository.put_manifest(manifest)
     artifact = artifacts.layers_artifact([each.pushed() for each in bare], manifest.descriptor)
     repository.put_referrer(artifact)
-    for source, blob in zip(sources, keys, strict=True):
-        identity = source.header.identity
-        kept = artifacts.keys_artifact(_keys(blob), identity, artifact.descriptor)
-        repository.put_manifest(kept, keys_tag(identity))
+    for identity, slots in standing.items():
+        remote_keys.put(repository, identity, slots.text, artifact.descriptor, slots.before)
+    repository.put_manifest(manifest, tag)
     return Pushed(
         manifest.descriptor.digest,
         artifact.descriptor.digest,
-        tuple(source.header.identity for source in sources),
+        tuple(standing),
         sent.bytes,
+        tuple(identity for identity, slots in standing.items() if slots.is_kept),
     )
 
 
@@ -198,10 +208,6 @@ class _Bare:
 
 def _given(source: Source) -> AbstractContextManager[Source]:
     return nullcontext(source)
-
-
-def _keys(blob: bytes) -> Descriptor:
-    return Descriptor.of(blob, artifacts.KEYS_TYPE)
 
 
 class _Sent:

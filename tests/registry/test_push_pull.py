@@ -170,6 +170,67 @@ def slot_of(number: int) -> str:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_push_does_not_undo_what_became_of_key_slots_there(
+    front: Proxy, capsys: pytest.CaptureFixture[str], opened: Open
+) -> None:
+    reference = f"{front.name}/later/app"
+    assert push(f"{reference}:1") == 0
+    key = ["--key-file", "private.key"]
+    assert main(["key", "add", f"docker://{reference}:1", "-r", "ann.key.pub", *key]) == 0
+    assert main(["key", "remove", f"docker://{reference}:1", slot_of(0), "-i", "ann.key"]) == 0
+    assert main(["pull", f"{reference}:1"]) == 0
+    capsys.readouterr()
+    assert push(f"{reference}:2") == 0
+    assert "kept the key slots of sha256:" in capsys.readouterr().out
+    assert main(["pull", f"{reference}:2"]) == 0
+    (path,) = (store.local() / "sealed").glob("*/layer.cis")
+    assert main(["verify", str(path), *key]) == 12
+    assert main(["keygen", "--signing", "-o", "signer"]) == 0
+    assert main(["sign", "private.cis", "--key", "signer", "--embed"]) == 0
+    capsys.readouterr()
+    assert push(f"{reference}:3", "--json") == 0
+    identity = str(describe(path)["identity"])
+    text = find_keys(opened(front.name, "later/app"), identity).text
+    assert (text.revision, len(text.slots), len(text.signatures)) == (2, 1, 1)
+    assert json.loads(capsys.readouterr().out)["kept_key_slots"] == [identity]
+
+
+@pytest.mark.usefixtures("here")
+def test_key_slots_that_were_changed_here_and_there(
+    front: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which of the two is right, nobody knows but the user, who then changes that once more."""
+    reference = f"{front.name}/both/app:1"
+    assert push(reference) == 0
+    key = ["--key-file", "private.key"]
+    for where in (f"docker://{reference}", "private.cis"):
+        assert main(["key", "add", where, "-r", "ann.key.pub", *key]) == 0
+    capsys.readouterr()
+    before = front.received
+    assert push(reference) == 2
+    assert "each in its own way (revision 1)" in capsys.readouterr().err
+    assert front.received - before < 4096
+    assert main(["key", "add", "private.cis", "-r", "ann.key.pub", *key]) == 0
+    assert push(reference) == 0
+    assert main(["pull", reference]) == 0
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("broken", ["artifact", "keys"])
+def test_the_tag_moves_when_all_is_there(front: Proxy, opened: Open, broken: str) -> None:
+    reference = f"{front.name}/last{broken}/app:1"
+    repository = opened(front.name, f"last{broken}/app")
+    identity = str(describe(Path("private.cis"))["identity"])
+    place = {"artifact": "sha256-", "keys": keys_tag(identity)}[broken]
+    front.rules.append(Rule(f"PUT .*/manifests/{place}", Answer(403)))
+    assert push(reference) == 22
+    assert repository.digest_at("1") is None
+    front.forget()
+    assert push(reference) == 0
+    assert main(["pull", reference]) == 0
+
+
+@pytest.mark.usefixtures("here")
 def test_a_layer_is_attached_without_its_data_and_completed_by_a_pull(
     front: Proxy,
 ) -> None:
