@@ -80,17 +80,26 @@ class Filler:
     def put_blocks(self, found: Mapping[int, bytes]) -> None:
         """Take blocks of the tree, as many as can be checked.
 
-        Raises IntegrityError for one that is wrong, OSError; what was right before it is kept.
+        Raises IntegrityError for one that is wrong, or if a parent is, which is missing from then
+        on; OSError.  What was right before it is kept.
         """
         with self._lock:
-            for block in sorted(found, reverse=True):  # parents first
-                expected = self._expected(block)
-                if expected is None:
-                    continue
-                if block_hash(found[block]) != expected:
-                    raise IntegrityError(f"block {block} of the hash tree is wrong")
-                write_at(self.fd, found[block], self.geometry.block_offset(block))
-                self._add(bit_of_block(self.geometry, block))
+            wrong = self._put_blocks(found)
+        if wrong is not None:
+            self.doubt(self.geometry.units_below(wrong)[:1])
+            raise IntegrityError(f"block {wrong} of the hash tree is wrong")
+
+    def _put_blocks(self, found: Mapping[int, bytes]) -> int | None:
+        """Take blocks up to the first that is wrong; returns that."""
+        for block in sorted(found, reverse=True):  # parents first
+            expected = self._expected(block)
+            if expected is None:
+                continue
+            if block_hash(found[block]) != expected:
+                return block
+            write_at(self.fd, found[block], self.geometry.block_offset(block))
+            self._add(bit_of_block(self.geometry, block))
+        return None
 
     def _expected(self, block: int) -> bytes | None:
         """What must be the hash of a block; None if its parent is not here."""
@@ -130,10 +139,15 @@ class Filler:
     def put_unit(self, unit: int, cipher: Bytes) -> None:
         """Take a unit whose blocks of the tree are here.
 
-        Raises IntegrityError if it is wrong, OSError.
+        Raises IntegrityError if it is wrong, or if one of them is, which is missing from then on;
+        OSError.
         """
-        with self._lock:
-            expected = self._tree.unit_hash(unit)
+        try:
+            with self._lock:
+                expected = self._tree.unit_hash(unit)
+        except IntegrityError:
+            self.doubt(range(unit, unit + 1))
+            raise
         if len(cipher) != self.geometry.unit_length(unit) or unit_hash(cipher) != expected:
             raise IntegrityError(f"unit {unit} is wrong")
         write_at(self.fd, cipher, self.geometry.unit_offset(unit))
@@ -175,9 +189,9 @@ class Filler:
 
 
 def claim(directory: Path) -> int:
-    """Become the one who fills in the layer in `directory`, until the descriptor is closed.
+    """Become the one who changes what is here of the layer in `directory`, or makes it.
 
-    Raises BusyError if there is one, OSError.
+    One is it until the descriptor is closed.  Raises BusyError if there is one, OSError.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

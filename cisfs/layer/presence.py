@@ -57,10 +57,7 @@ class Presence:
 
     def has_all(self, bits: range) -> bool:
         """Tell whether the data of all of them is here.  `bits` has a step of 1."""
-        first, last = bits[0] >> 3, bits[-1] >> 3
-        found = int.from_bytes(self._now[first : last + 1], "little") >> (bits[0] & 7)
-        mask = (1 << len(bits)) - 1
-        return found & mask == mask
+        return _all_set(self._now, bits)
 
     def missing(self, bits: range) -> Iterator[int]:
         """Yield those of `bits` whose data is not here, in order."""
@@ -104,13 +101,25 @@ class Presence:
                 seen[bit >> 3] &= ~(1 << (bit & 7))
             self._durable[:] = seen
 
-    def complete(self, fd: int) -> None:
-        """Settle, and say that nothing is missing.  Raises OSError, ValueError if that is wrong."""
-        if not self.has_all(range(self.header.bits)):
-            raise ValueError("something is missing")
+    def complete(self, fd: int) -> bool:
+        """Settle, and say that nothing is missing, unless something is; tells which.
+
+        Raises OSError.
+        """
         self.settle(fd)
-        self._map.flush()
-        self._map[COMPLETE_OFFSET] = 1
+        with self._lock:  # something may have been taken back meanwhile
+            if not _all_set(self._durable, range(self.header.bits)):
+                return False
+            self._map.flush()
+            self._map[COMPLETE_OFFSET] = 1
+        return True
+
+
+def _all_set(found: memoryview, bits: range) -> bool:
+    first, last = bits[0] >> 3, bits[-1] >> 3
+    some = int.from_bytes(found[first : last + 1], "little") >> (bits[0] & 7)
+    mask = (1 << len(bits)) - 1
+    return some & mask == mask
 
 
 def _begin(fd: int) -> PresenceHeader:

@@ -217,16 +217,38 @@ def test_a_crash_while_one_begins_anew(
 def test_completion(file: int, tmp_path: Path) -> None:
     path = tmp_path / "present"
     writer = Presence(file, writable=True)
-    with pytest.raises(ValueError, match="missing"):
-        writer.complete(file)
+    assert not writer.complete(file)
     for bit in range(BITS):
         writer.add(bit)
     assert not writer.is_complete
     assert not presence.says_complete(path)
-    writer.complete(file)
+    assert writer.complete(file)
     assert Presence(file).is_complete
     assert presence.says_complete(path)
     writer.take_back([0])
     assert not presence.says_complete(path)
     path.unlink()
     assert presence.says_complete(path)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_taken_back_meanwhile_is_not_complete(
+    file: int, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Nothing that is said to be complete is ever fetched again."""
+    writer = Presence(file, writable=True)
+    for bit in range(BITS):
+        writer.add(bit)
+
+    def sync(_fd: int) -> None:
+        writer.take_back([3])
+        if again:
+            writer.add(3)  # it is here, and not durable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", sync)
+        assert not writer.complete(file)
+    assert not Presence(file).is_complete
+    assert Presence(file).has(3) == again
+    writer.add(3)
+    assert writer.complete(file)
