@@ -29,6 +29,7 @@ from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_OFFSET
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import origin, presence
+from cisfs.layer.filling import claim
 from cisfs.layer.image_reader import ImageReader, ReadLayer
 from cisfs.layer.origin import Origin
 from cisfs.layer.presence import Presence
@@ -126,7 +127,7 @@ def create(store: Path, header: bytes, slots: SlotText, source: Origin) -> Path:
 
     `header` is the start of the stored file, 4096 bytes.  One that is there already is left as it
     is.  Appears whole or not at all.  Raises FormatError and others as `LayerHeader.parse` does,
-    FormatError for one that is too large, OSError.
+    FormatError for one that is too large, BusyError while another makes it, OSError.
     """
     parsed = LayerHeader.parse(header[:HEADER_SIZE])
     if header_for(parsed.identity, parsed.geometry).bits > _MOST_BITS:
@@ -156,11 +157,15 @@ def _rename(source: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             raise
-        if not (target / LAYER).exists():  # else another was faster, and its own is as good
-            # A pull was here, or is: the layer goes last, by which all this is found.
-            for name in (presence.NAME, origin.NAME, LAYER):
-                (source / name).rename(target / name)
-            sync_directory(target)
+        claimed = claim(target)  # or else what a pull puts there would be replaced
+        try:
+            if not (target / LAYER).exists():  # else another was faster, and its own is as good
+                # A pull was here, or is: the layer goes last, by which all this is found.
+                for name in (presence.NAME, origin.NAME, LAYER):
+                    (source / name).rename(target / name)
+                sync_directory(target)
+        finally:
+            os.close(claimed)
 
 
 def _write(path: Path, pieces: dict[int, bytes], layer: LayerHeader | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from hmac import compare_digest
 from hmac import digest as hmac_digest
@@ -17,7 +18,7 @@ from typing import Self
 
 from cisfs.crypto.keys import LayerKeys, SecretKey
 from cisfs.crypto.units import XtsCipher
-from cisfs.errors import IntegrityError
+from cisfs.errors import BusyError, IntegrityError
 from cisfs.format import sealed as form
 from cisfs.format.config import SlotFields
 from cisfs.format.sealed import LayerHeader
@@ -151,17 +152,21 @@ class SealedLayer:
         UnsupportedVersionError, BusyError, WrongKeyError, IntegrityError, OSError, what `admission`
         raises.
         """
-        fd = open_file(path)
-        try:
+        with ExitStack() as undo:
+            fd = open_file(path)
+            undo.callback(os.close, fd)
             header, text = read_locked(fd, path)
+            # Before anybody is asked for a passphrase: what is found is about what was opened.
+            partial = lazy.find(path, header)
+            if partial is not None:
+                undo.callback(partial.close)
+            if not os.path.samestat(os.stat(path), os.fstat(fd)):
+                raise BusyError(f"layer {path} was replaced just now; try again")
             if admission is not None:
                 admission(Candidate(path, fd, header.identity, text.signatures))
             offered = credential() if callable(credential) else credential
             _, keys = _opened(path, header, text, offered)
-            partial = lazy.find(path, header)
-        except BaseException:
-            os.close(fd)
-            raise
+            undo.pop_all()
         return cls(path.absolute(), fd, header, text.slots, keys, partial)
 
     @property

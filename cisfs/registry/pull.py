@@ -4,8 +4,9 @@
     STORE/sealed/sha256:HEX/part          one on its way
     STORE/sealed/sha256:HEX/source.json   the repository and blob that it came from
 
-A layer is there as a whole or not at all (but see `cisfs.layer.lazy`).  Any number of processes may
-pull; one layer is pulled by one at a time.  Threads of its own while it downloads.
+A layer is there as a whole or not at all (but see `cisfs.layer.lazy`: such a one is filled in).
+Any number of processes may pull; one layer is pulled by one at a time.  Threads of its own while it
+downloads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from cisfs.layer.sealed_file import read_header, stored
 from cisfs.layer.writing import sync_directory
 from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
+from cisfs.registry.completing import alone, fill_in
 from cisfs.registry.durable import replace_file
 from cisfs.registry.found import find_keys, find_layer
 from cisfs.registry.repository import Repository
@@ -104,13 +106,31 @@ class _Fetched:
     source: Origin
 
     def take_place(self) -> None:
-        """Give it its key slots and its name."""
-        complete(self.fd, self.identity, self.text)
-        replace_file(self.directory / origin.NAME, self.source.pack())
-        os.rename(self.directory / PART, self.directory / LAYER)
-        # Of one that was attached before: who has it mounted goes on with what they have open.
-        (self.directory / presence.NAME).unlink(missing_ok=True)
-        sync_directory(self.directory)
+        """Give it its key slots and its name, or what was attached before its data."""
+        part, layer = self.directory / PART, self.directory / LAYER
+        if is_new := not layer.exists():
+            complete(self.fd, self.identity, self.text)
+        with alone(self.directory) as claimed:
+            if self._is_filled_in(claimed):
+                part.unlink()
+            else:
+                if not is_new:
+                    complete(self.fd, self.identity, self.text)
+                replace_file(self.directory / origin.NAME, self.source.pack())
+                os.rename(part, layer)
+            for name in (lazy.SOCKET, presence.NAME):
+                (self.directory / name).unlink(missing_ok=True)
+            sync_directory(self.directory)
+
+    def _is_filled_in(self, claimed: int) -> bool:
+        """Fill in the layer that is there; false if there is none, or none that will do.
+
+        It is not replaced: who has it mounted could read no more than they have read.
+        """
+        layer = self.directory / LAYER
+        if lazy.is_partial(layer):
+            return fill_in(self.directory, claimed, self.fd)
+        return layer.exists()
 
 
 def install(
@@ -182,7 +202,9 @@ def origin_of(repository: Repository, layer: PushedLayer, access: Access) -> Ori
 def _claimed(directory: Path) -> Iterator[int]:
     """Yield a descriptor of the file that a layer is downloaded to, by nobody else meanwhile."""
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o711, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o711)
+        directory.chmod(0o711)  # whatever the umask: `lazy` says what for
     fd = os.open(directory / PART, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if not _is_ours(fd, directory / PART):

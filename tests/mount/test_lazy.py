@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from cisfs.layer.origin import Origin
+from cisfs.layer.sealed_file import stored
+from cisfs.registry import artifacts
+from cisfs.registry.artifacts import PushedLayer
+from cisfs.registry.pull import install
 from tests.mount.harness import layers
 from tests.mount.harness.layers import Material, fresh
 from tests.mount.harness.lazy import LazyLab, lazy_lab_in
@@ -72,6 +77,22 @@ def test_what_is_not_read_is_not_waited_for(lab: LazyLab) -> None:
     assert None not in asked
     assert len(asked) < 10
     assert not lab.is_complete
+
+
+def test_a_pull_meanwhile_brings_the_rest(lab: LazyLab) -> None:
+    """In the file that is mounted: nobody has to fetch it again."""
+    lab.front.limit(1e6)
+    lab.mount()
+    part(lab, "f3", 5 * MIB)
+    directory, source = lab.layer.parent, Origin.read(lab.layer.parent)
+    described = [artifacts.part(*each, directory.name) for each in source.parts]
+    pushed = PushedLayer(directory.name, tuple(described))
+    text = stored(lab.layer)[1]
+    install(directory, pushed, text, source, lambda fd: os.pwrite(fd, lab.blob, 0))
+    lab.front.stop()
+    assert sums(lab.mountpoint) == sums(lab.tree)
+    wait_until(lambda: not lab.fetchers, "no fetcher is needed any more")
+    assert sorted(os.listdir(directory)) == ["layer.cis", "source.json"]
 
 
 def test_everything_read_is_fetched_once(lab: LazyLab) -> None:

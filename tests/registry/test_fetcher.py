@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 from cisfs.format.wants import Want, parse_here
-from cisfs.layer import lazy
+from cisfs.layer import lazy, slotarea
 from cisfs.layer.eviction import set_limit
 from cisfs.layer.filling import claim
+from cisfs.layer.origin import Origin
 from cisfs.layer.presence import opened
+from cisfs.registry.artifacts import PushedLayer, part
+from cisfs.registry.pull import install
 from tests.mount.harness.processes import wait_until
 from tests.registry.harness.faults import Answer, Fault, Rule
 from tests.registry.harness.modern import ModernRegistry
@@ -234,3 +237,18 @@ def test_a_whole_blob_where_there_are_no_parts(
     assert stored(layer) == layer.blob[131072:]
     whole = [each for each in modern_front.requests(GET) if each.sent == len(layer.blob)]
     assert len(whole) == 1
+
+
+def test_a_pull_puts_an_end_to_it(layer: Pulled, start: Start, modern_front: Proxy) -> None:
+    modern_front.limit(1e5)
+    fetcher = start()
+    with layer.path.open("rb") as file:
+        text = slotarea.read(file.fileno()).text
+    identity = layer.directory.name
+    described = PushedLayer(identity, (part(layer.digest, len(layer.blob), identity),))
+    source = Origin.read(layer.directory)
+    inode = layer.path.stat().st_ino
+    install(layer.directory, described, text, source, lambda fd: os.pwrite(fd, layer.blob, 0))
+    assert fetcher.process.wait(PATIENCE) == -signal.SIGTERM
+    assert sorted(os.listdir(layer.directory)) == ["layer.cis", "source.json"]
+    assert (layer.path.stat().st_ino, stored(layer)) == (inode, layer.blob[131072:])

@@ -12,16 +12,20 @@ import pytest
 
 from cisfs.cli.main import main
 from cisfs.errors import AbsentError, BusyError, FormatError, IntegrityError, UntrustedError
+from cisfs.format.presence import bit_of_block
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.slotarea import SlotText
+from cisfs.keys.credentials import Credential
 from cisfs.layer import lazy, presence, slotarea
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
 from cisfs.layer.pulled import LAYER
+from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.sealed_verify import verify_sealed
 from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, flip, pulled
+from tests.unit.vaults import KEY
 
 UNITS = 300  # three blocks of level 0, and one above
 
@@ -117,6 +121,54 @@ def test_a_damaged_file_of_what_is_here(layer: Pulled, tmp_path: Path, damage: s
         pass
 
 
+def test_a_layer_that_is_replaced_while_it_is_opened(
+    layer: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found beside it is about another file."""
+    find = lazy.find
+
+    def replaced(path: Path, header: LayerHeader) -> lazy.PartialLayer | None:
+        os.replace(tmp_path / "whole-0.cis", path)
+        (path.parent / presence.NAME).unlink()
+        return find(path, header)
+
+    monkeypatch.setattr(lazy, "find", replaced)
+    with pytest.raises(BusyError, match="was replaced just now"), layers.opened(layer.path):
+        pass
+
+
+def test_what_is_missing_is_found_out_before_a_key_is_asked_for(layer: Pulled) -> None:
+    """Somebody types a passphrase, and the data comes meanwhile."""
+    filler = layer.filler()
+
+    def typed() -> Credential:
+        layer.fill(filler, *range(UNITS))
+        filler.settle()
+        (layer.directory / presence.NAME).unlink()
+        return KEY
+
+    opened = SealedLayer.open(layer.path, typed)
+    assert opened.partial is not None
+    assert opened.reader().read(0, UNITS * UNIT) == layer.content
+    opened.close()
+    close(filler)
+
+
+def test_what_a_pull_puts_there_is_not_replaced(layer: Pulled, tmp_path: Path) -> None:
+    """A pull broke off there before, or is about to end."""
+    with layer.path.open("rb") as file:
+        text = slotarea.read(file.fileno()).text
+    for path in layer.directory.iterdir():
+        path.unlink()
+    (layer.directory / "part").touch()
+    claimed = claim(layer.directory)
+    with pytest.raises(BusyError):
+        lazy.create(tmp_path / "store", layer.blob, text, Origin("x", "y", (("z", 1),)))
+    os.close(claimed)
+    lazy.create(tmp_path / "store", layer.blob, text, Origin("x", "y", (("z", 1),)))
+    assert lazy.is_partial(layer.path)
+
+
 # ---- reading
 
 
@@ -171,6 +223,24 @@ def test_damage_in_the_tree_is_doubted_and_mended(layer: Pulled, block: int) -> 
         for unit in (5, 299):
             assert reader.read(unit * UNIT, UNIT) == layer.content[unit * UNIT :][:UNIT]
     close(filler)
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_damage_in_the_tree_is_found_by_who_fills_in(layer: Pulled, block: int) -> None:
+    """What is wrong is missing from then on, and is fetched again."""
+    filler = layer.filler()
+    layer.fill(filler, 5)
+    if block == 3:  # and one below it is missing
+        filler.presence.take_back([bit_of_block(layer.geometry, 0), 5])
+    flip(layer.path, layer.geometry.block_offset(block) + 3)
+    close(filler)
+    filler = layer.filler()
+    with pytest.raises(IntegrityError):
+        layer.fill(filler, 6)
+    layer.fill(filler, *range(UNITS))
+    assert filler.is_full
+    close(filler)
+    assert layer.path.read_bytes()[131072:] == layer.blob[131072:]
 
 
 def test_the_command_line_says_what_is_not_here(
