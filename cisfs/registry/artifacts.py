@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from cisfs.errors import FormatError
-from cisfs.format.sealed_geometry import HEADER_SIZE, SLOTS_SIZE
-from cisfs.format.slotarea import SlotText
+from cisfs.format.sealed_geometry import HEADER_SIZE
+from cisfs.format.slotarea import MAX_TEXT, SlotText
 from cisfs.registry import manifest as manifests
 from cisfs.registry.descriptor import EMPTY, Descriptor
 from cisfs.registry.manifest import Index, Manifest
@@ -24,7 +24,7 @@ KEYS_ARTIFACT = "application/vnd.cisfs.keys.v1"
 IDENTITY = "dev.cisfs.identity"  # annotation: the identity of a sealed layer
 LAYERS = "dev.cisfs.layers"  # annotation, label and, as CISFS_LAYERS, variable of an image
 
-MAX_KEYS = SLOTS_SIZE  # bytes
+MAX_KEYS = MAX_TEXT  # bytes
 PART = 16 << 20  # bytes, at least
 MOST_PARTS = 256  # of a layer
 _TAG = "cisfs-"

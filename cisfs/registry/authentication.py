@@ -22,6 +22,7 @@ from cisfs.registry.transport import Transport
 
 MAX_ANSWER = 1 << 18  # bytes; tokens of some registries have tens of thousands
 _DEFAULT_SECONDS = 60  # a token's life where nothing is said
+_MOST_SECONDS = 24 * 3600  # of a life that is believed
 _EARLY = 10  # seconds before its end in which a token is used no more
 _CLIENT = "cisfs"
 
@@ -138,7 +139,8 @@ class Authenticator:
                 "refresh_token": login.identity_token,
             }
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            return Request("POST", realm, headers, Body.of(urlencode(form).encode()))
+            body = Body.of(urlencode(form).encode())
+            return Request("POST", realm, headers, body, is_secret=True)
         query = [("service", service), *(("scope", each) for each in asked)]
         url = realm + ("&" if "?" in realm else "?") + urlencode([q for q in query if q[1]])
         return Request("GET", url, authorization=login.basic if login is not None else None)
@@ -151,4 +153,4 @@ def _token(document: dict[str, Json]) -> _Token:
     seconds = document.get("expires_in")
     if not isinstance(seconds, int) or seconds < _DEFAULT_SECONDS:
         seconds = _DEFAULT_SECONDS
-    return _Token(f"Bearer {token}", time.monotonic() + seconds - _EARLY)
+    return _Token(f"Bearer {token}", time.monotonic() + min(seconds, _MOST_SECONDS) - _EARLY)

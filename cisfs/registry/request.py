@@ -24,10 +24,14 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send.  `authorization` is that header's value, for the host of `url` only."""
+    """What to send.  `authorization` is that header's value, for the host of `url` only.
+
+    So is the body if it `is_secret`.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     authorization: str | None = field(default=None, repr=False)
+    is_secret: bool = False

@@ -147,6 +147,10 @@ class Transport:
                 raise RegistryError(f"{_host(url)} redirects a {method}, which would lose its body")
             onward = self._follow(url, found.headers["location"])
             if origin(onward) != origin(url):
+                if request.is_secret:
+                    raise RegistryError(
+                        f"{_host(url)} redirects a login to {_host(onward)}: refused"
+                    )
                 authorization = None  # and it stays behind, should a redirect lead back
             url = onward
         raise RegistryError(f"{_host(url)} redirects more than {MAX_REDIRECTS} times")
@@ -200,9 +204,14 @@ class Transport:
         return onward
 
     def _url(self, text: str) -> httpx.URL:
-        url = httpx.URL(text)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise RegistryError(f"{repeatable(text)!r} is no address of a registry")
+        wrong = RegistryError(f"{repeatable(text)!r} is no address of a registry")
+        try:
+            url = httpx.URL(text)
+            host = url.host
+        except (httpx.InvalidURL, UnicodeError):  # of what RFC 5891 does not allow as a name
+            raise wrong from None
+        if url.scheme not in ("http", "https") or not host:
+            raise wrong
         if url.userinfo:
             raise RegistryError(f"an address at {_host(url)} has a password in it: refused")
         if url.scheme == "http" and not self._plain_http and not is_loopback(url.host):
@@ -227,7 +236,7 @@ def _failures(url: httpx.URL) -> Iterator[None]:
     """Say in our own words that there was no answer."""
     try:
         yield
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         raise RegistryError(f"{repeatable(str(url))!r} is no address of a registry") from None
     except httpx.TransportError as error:
         reason = _reason(error)

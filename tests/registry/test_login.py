@@ -134,6 +134,44 @@ def test_an_identity_token(
         pushed_blob(opened(bearer.name, "team/else"), 1000)
 
 
+@pytest.mark.parametrize("status", [307, 308])
+def test_an_identity_token_goes_nowhere_else(
+    bearer: DebianRegistry, tokens: Tokens, opened: Open, nobody: Path, status: int
+) -> None:
+    with (
+        proxy((bearer.host, bearer.port)) as front,
+        proxy((bearer.host, bearer.port)) as server,
+        proxy((bearer.host, bearer.port)) as elsewhere,
+    ):
+        log_in(nobody, front.name, identitytoken=IDENTITY_TOKEN)
+        challenge = f'Bearer realm="http://{server.name}/token"'
+        front.rules = [Rule("", Answer(401, [("WWW-Authenticate", challenge)]))]
+        to = f"http://{elsewhere.name}/token"
+        server.rules = [Rule("POST /token", Answer(status, [("Location", to)]))]
+        with pytest.raises(RegistryError, match=f"redirects a login to {elsewhere.name}: refused"):
+            blob_size(opened(front.name).session, f"sha256:{'0' * 64}")
+        assert not elsewhere.seen
+        server.rules = [
+            Rule("POST /token", Answer(status, [("Location", "/other")])),
+            Rule("POST /other", Answer(307, [("Location", tokens.server.realm)])),
+        ]
+        with pytest.raises(RegistryError, match="redirects a login to"):
+            blob_size(opened(front.name).session, f"sha256:{'0' * 64}")
+        assert [each.target for each in server.seen] == ["/token", "/token", "/other"]
+
+
+def test_a_life_longer_than_the_universe(bearer: DebianRegistry, opened: Open) -> None:
+    with proxy((bearer.host, bearer.port)) as front:
+        challenge = f'Bearer realm="http://{front.name}/token"'
+        answer = b'{"token":"a","expires_in":' + b"9" * 400 + b"}"
+        front.rules = [
+            Rule("GET /token", Answer(200, [], answer)),
+            Rule("", Answer(401, [("WWW-Authenticate", challenge)])),
+        ]
+        with pytest.raises(LoginError):
+            blob_size(opened(front.name).session, f"sha256:{'0' * 64}")
+
+
 def test_a_token_that_is_over(
     bearer: DebianRegistry, tokens: Tokens, opened: Open, nobody: Path
 ) -> None:
@@ -187,6 +225,10 @@ def test_the_token_server_refuses(
         ('Bearer service="x"', "names no token server"),
         ('Bearer realm="http://example.org/token"', "without TLS"),
         ('Bearer realm="http://user:pass@127.0.0.1/token"', "has a password in it"),
+        (f'Bearer realm="https://{"a" * 64}/token"', "is no address of a registry"),
+        ('Bearer realm="https://a..b/token"', "is no address of a registry"),
+        ('Bearer realm="https://xn--a/token"', "is no address of a registry"),
+        ('Bearer realm="https://[::1/token"', "is no address of a registry"),
     ],
 )
 def test_challenges_that_will_not_do(

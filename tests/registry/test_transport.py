@@ -180,6 +180,15 @@ def test_a_way_there_and_back_carries_no_credential(
         assert back.header("authorization") is None
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "a..b", "xn--a"])
+def test_a_redirect_to_no_name_at_all(front: Proxy, opened: Open, host: str) -> None:
+    repository = opened(front.name)
+    descriptor, _ = pushed_blob(repository, 1000)
+    front.rules = [Rule(GET, redirect(f"https://{host}/there"))]
+    with pytest.raises(RegistryError, match="no address"):
+        repository.read_blob(descriptor, 1000)
+
+
 def test_the_same_host_keeps_the_credential(
     locked: DebianRegistry, opened: Open, nobody: Path
 ) -> None:
