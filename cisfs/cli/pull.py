@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         type=limit,
         help="from now on, let the store keep at most so much of pulled layers, such as 20G, or "
-        "none for no limit: of those not in use, the longest unused one is given up first",
+        "none for no limit: of those not in use, the longest unused one is given up first; what "
+        "cisfs load brought is not counted and stays",
     )
     add_report_options(parser)
     add_access_options(parser)

@@ -1,7 +1,8 @@
 """Keeping the local store within a size: data of layers that nobody uses leaves the disk.
 
 What was pulled can be fetched again, so such layers lose units, those that were used longest ago
-first.  One that is mounted or being fetched loses nothing.  The size is in a file `limit` in the
+first.  One that is mounted or being fetched loses nothing, nor does one that was loaded from a
+file, which does not count either.  The size is in a file `limit` in the
 store: decimal digits and a newline, 0 or no file for none.  Does not know where data comes from.
 Any number of processes may do it at once.
 """
@@ -9,6 +10,7 @@ Any number of processes may do it at once.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +32,8 @@ LIMIT = "limit"  # in the store
 _MOST_DIGITS = 19
 _BLOCK = 512  # bytes that stat(2) counts in
 _AT_ONCE = 1024  # units
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def make_room(store: Path, more: int) -> int:
 def evict(store: Path, limit: int) -> int:
     """Free space until all pulled layers in `store` take at most `limit` bytes; return the bytes.
 
-    It may be less than that takes, as what is in use stays.  Raises OSError.
+    It may be less than that takes, as what is in use stays, and what is damaged.  Raises OSError.
     """
     layers = sorted(_pulled(store), key=lambda each: each.used)
     excess = sum(each.size for each in layers) - limit
@@ -82,8 +86,12 @@ def evict(store: Path, limit: int) -> int:
     for each in layers:
         if freed >= excess:
             break
-        with suppress(BusyError):
+        try:
             freed += _shrink(each.path, excess - freed)
+        except BusyError:
+            pass  # it is in use
+        except (CisfsError, OSError) as error:
+            log.warning("%s cannot be given up: %s", each.path, error)
     return freed
 
 
@@ -91,7 +99,8 @@ def _pulled(store: Path) -> Iterator[_Pulled]:
     """The layers that can be fetched again."""
     for path in (store / SEALED).glob(f"sha256:*/{LAYER}"):
         with suppress(CisfsError, OSError):
-            origin.Origin.read(path.parent)
+            if origin.Origin.read(path.parent).is_loaded:
+                continue
             used = (path.parent / origin.NAME).stat().st_mtime_ns
             yield _Pulled(path, used, path.stat().st_blocks * _BLOCK)
 

@@ -20,7 +20,8 @@ class Origin:
     """The blobs in a repository that a layer is made of, and how the registry is reached.
 
     `parts` are digests and sizes in bytes, in the order of the file.  `ca_file` names a file of
-    further authorities, "" for none; `plain_http`: HTTP without TLS was allowed.
+    further authorities, "" for none; `plain_http`: HTTP without TLS was allowed.  `is_loaded`: it
+    came in a file, and the repository may be out of reach.
     """
 
     registry: str
@@ -28,6 +29,7 @@ class Origin:
     parts: tuple[tuple[str, int], ...]
     plain_http: bool = False
     ca_file: str = ""
+    is_loaded: bool = False
 
     @property
     def name(self) -> str:
@@ -36,7 +38,10 @@ class Origin:
 
     def pack(self) -> bytes:
         """Return the bytes of the file."""
-        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+        document = asdict(self)
+        if not self.is_loaded:  # which earlier versions do not know
+            del document["is_loaded"]
+        return json.dumps(document, indent=2).encode() + b"\n"
 
     @classmethod
     def read(cls, directory: Path) -> Origin:
@@ -54,7 +59,10 @@ def _parsed(found: dict[str, object]) -> Origin:
     """Return the origin in a document.  Raises any of the errors that `read` expects."""
     texts = [found[name] for name in ("registry", "repository", "ca_file")]
     listed, plain_http = found["parts"], found["plain_http"]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(plain_http, bool):
+    is_loaded = found.setdefault("is_loaded", False)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    if not isinstance(plain_http, bool) or not isinstance(is_loaded, bool):
         raise TypeError
     if not isinstance(listed, list) or not listed or len(found) != len(fields(Origin)):
         raise ValueError
@@ -62,4 +70,4 @@ def _parsed(found: dict[str, object]) -> Origin:
     if not all(isinstance(each, str) and type(size) is int and size > 0 for each, size in parts):
         raise ValueError
     registry, repository, ca_file = map(str, texts)
-    return Origin(registry, repository, parts, plain_http, ca_file)
+    return Origin(registry, repository, parts, plain_http, ca_file, is_loaded)

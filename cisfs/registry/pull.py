@@ -161,25 +161,26 @@ def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
     return jobs
 
 
-def renew_slots(path: Path, text: SlotText) -> SlotText:
-    """Give a layer that is here the key slots that the registry has; returns them.
+def renew_slots(path: Path, text: SlotText, whose: str = "the registry") -> SlotText:
+    """Give a layer that is here the key slots that the registry, or `whose` they are, has.
 
-    Whoever opens it checks whether they are authentic.  Raises WrongContentError if they are older
-    than those that it has, FormatError if it is another layer than its directory is for, OSError.
+    Returns them.  Whoever opens it checks whether they are authentic.  Raises WrongContentError if
+    they are older than those that it has, FormatError if it is another layer than its directory is
+    for, OSError.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         if read_header(fd).identity != path.parent.name:
             raise FormatError(f"{path} is another layer than its directory is for: move it away")
-        return slotarea.update(fd, partial(_newer, text))
+        return slotarea.update(fd, partial(_newer, text, whose))
     finally:
         os.close(fd)
 
 
-def _newer(found: SlotText, here: SlotText) -> SlotText:
+def _newer(found: SlotText, whose: str, here: SlotText) -> SlotText:
     if found.revision < here.revision:
         raise WrongContentError(
-            f"the registry has older key slots (revision {found.revision}) than there are here "
+            f"{whose} has older key slots (revision {found.revision}) than there are here "
             f"({here.revision}): somebody may have put them back"
         )
     return found

@@ -14,6 +14,7 @@ import pytest
 
 from cisfs.cli.main import main
 from cisfs.layer import admission, store
+from cisfs.layer.eviction import evict
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
 from cisfs.registry.source import PartSource
@@ -216,6 +217,25 @@ def test_a_layer_that_changes_while_it_is_saved(
     assert main(["save", reference, "-o", "app.tar"]) == 11
     assert "changed while it was read" in capsys.readouterr().err
     assert not Path("app.tar").exists()
+
+
+def test_what_was_loaded_stays_within_no_limit(saved: str) -> None:
+    """Where it is loaded there may be no network."""
+    assert saved
+    assert main(["load", "app.tar"]) == 0
+    assert evict(store.local(), 0) == 0
+    (path,) = store.local().glob("sealed/*/layer.cis")
+    assert path.read_bytes() == Path("private.cis").read_bytes()
+
+
+def test_an_older_file_says_so(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert saved
+    assert main(["load", "app.tar"]) == 0
+    (path,) = store.local().glob("sealed/*/layer.cis")
+    assert main(["key", "add", str(path), "-r", "ann.key.pub", "--key-file", "private.key"]) == 0
+    capsys.readouterr()
+    assert main(["load", "app.tar"]) == 22
+    assert "the file has older key slots (revision 0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("from_environment", [False, True])

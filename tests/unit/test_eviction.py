@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cisfs.errors import FormatError
 from cisfs.layer import lazy
 from cisfs.layer.eviction import LIMIT, evict, limit_of, make_room, set_limit
+from cisfs.layer.origin import Origin
 from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, pulled
 
@@ -97,6 +99,31 @@ def test_one_without_a_source_is_nobodys_to_take(tmp_path: Path, stored: list[Pu
     source(stored[0]).unlink()
     evict(tmp_path / "store", 0)
     assert not lazy.is_partial(stored[0].path)
+
+
+def test_one_that_was_loaded_from_a_file_stays(tmp_path: Path, stored: list[Pulled]) -> None:
+    """Where there is no network it would be lost; nor does it count."""
+    loaded = replace(Origin.read(stored[0].directory), is_loaded=True)
+    source(stored[0]).write_bytes(loaded.pack())
+    assert Origin.read(stored[0].directory) == loaded
+    used(stored[0], 1)
+    limit = sum(map(on_disk, stored[1:]))
+    assert evict(tmp_path / "store", limit) == 0
+    evict(tmp_path / "store", 0)
+    assert not lazy.is_partial(stored[0].path)
+    assert lazy.is_partial(stored[2].path)
+
+
+@pytest.mark.parametrize("damaged", ["layer.cis", "present"])
+def test_one_that_is_damaged_is_passed_over(
+    tmp_path: Path, stored: list[Pulled], damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = stored[0].directory / damaged
+    with path.open("r+b" if path.exists() else "xb") as file:
+        file.write(b"x" * 5000)
+    evict(tmp_path / "store", 0)
+    assert lazy.is_partial(stored[2].path)
+    assert f"{stored[0].path} cannot be given up: " in caplog.text
 
 
 def test_to_be_opened_is_to_be_used(tmp_path: Path, stored: list[Pulled]) -> None:

@@ -96,10 +96,10 @@ class Bundle:
                 raise UsageError(
                     f"layer {identity} is here in part only: remove {directory}, and load it again"
                 )
-            renew_slots(path, layer.text)
+            renew_slots(path, layer.text, "the file")
             return Pulled(identity, path, fetched=False)
         parts = tuple((part.digest, part.size) for part in layer.pushed.parts)
-        source = Origin(self.reference.registry, self.reference.repository, parts)
+        source = Origin(self.reference.registry, self.reference.repository, parts, is_loaded=True)
         fetch = partial(self._copy, layer.pushed)
         install(directory, layer.pushed, layer.text, source, fetch)
         return Pulled(identity, path, fetched=True)
