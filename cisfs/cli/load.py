@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.build.opening import open_archive
     from cisfs.errors import FormatError
     from cisfs.layer import admission, store
+    from cisfs.runtime.images import delivery
     from cisfs.runtime.images.loading import Bundle
 
     public = None if args.public is None else oci_layout("--public", args.public)
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
             os.close(fd)
         try:
             bundle = Bundle(archive)
+            if args.engine is not None:
+                delivery.target(bundle.reference, args.engine)  # refuses before anything is loaded
 
             def check(identity: str, text: SlotText) -> None:
                 # Under its own name, too: that is what an engine will run it by.
@@ -91,18 +94,18 @@ def _give(args: argparse.Namespace, bundle: Bundle, public: tuple[Path, str | No
 
     from cisfs.cli.registries import engine_failures
     from cisfs.registry.layout import Layout
-    from cisfs.runtime.images import tools
+    from cisfs.runtime.images import delivery, tools
 
     if public is not None:
         path, name = public
         bundle.store_base(Layout.create(path), name or bundle.reference.tag or "latest")
     elif args.engine is not None:
-        target = "docker-daemon" if args.engine == "docker" else "containers-storage"
+        target = delivery.target(bundle.reference, args.engine)
         with tempfile.TemporaryDirectory(prefix="cisfs-load-") as directory:
             place = Path(directory, "layout")
             bundle.store_base(Layout.create(place), "image")
             with engine_failures():
-                tools.deliver(f"oci:{place}:image", f"{target}:{bundle.reference}", plain=False)
+                tools.deliver(f"oci:{place}:image", target, plain=False)
 
 
 def _report(args: argparse.Namespace, bundle: Bundle, pulled: list[Pulled]) -> None:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="none",
-        help="where the public image goes (default: none)",
+        help="where the public image goes (default: none); docker and podman know it by its TAG",
     )
     parser.add_argument(
         "--limit",
@@ -66,24 +66,27 @@ def run(args: argparse.Namespace) -> int:
     from cisfs.cli.registries import access_of, engine_failures, reference_of, repository_of
     from cisfs.layer import eviction, store
     from cisfs.registry.pull import pull
+    from cisfs.runtime.images import delivery
 
     reference = reference_of(args.image)
+    if args.engine in ("docker", "podman"):
+        delivery.target(reference, args.engine)  # refuses what could not be given to it later
     with (
         progress_line(args, "looking") as shown,
         repository_of(args, reference) as repository,
     ):
-        identities = allowed(repository, reference).identities
+        found = allowed(repository, reference)
         progress = partial(show, shown, "pulling")
-        pulled = pull(repository, identities, store.local(), access_of(args), progress)
+        pulled = pull(repository, found.identities, store.local(), access_of(args), progress)
     if args.limit is not None:
         eviction.set_limit(store.local(), args.limit)
     eviction.make_room(store.local(), 0)
     if args.engine != "none":
-        from cisfs.runtime.images import delivery
-
         with engine_failures():
             delivery.deliver(
-                str(reference),
+                reference,
+                found.manifest.descriptor.digest,
+                found.config,
                 args.engine,
                 store.local(),
                 plain=args.plain_http,

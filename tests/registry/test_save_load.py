@@ -18,7 +18,8 @@ from cisfs.layer.eviction import evict
 from cisfs.registry.layout import Layout
 from cisfs.registry.manifest import Manifest
 from cisfs.registry.source import PartSource
-from cisfs.runtime.images import saving
+from cisfs.runtime.images import saving, tools
+from tests.registry.conftest import Open
 from tests.registry.harness.proxy import Proxy
 from tests.registry.test_push_pull import CANARY, here, private, push  # noqa: F401 - a fixture
 
@@ -226,6 +227,27 @@ def test_what_was_loaded_stays_within_no_limit(saved: str) -> None:
     assert evict(store.local(), 0) == 0
     (path,) = store.local().glob("sealed/*/layer.cis")
     assert path.read_bytes() == Path("private.cis").read_bytes()
+
+
+def test_the_engine_gets_a_tag_and_no_digest(
+    saved: str, opened: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets: list[str] = []
+    monkeypatch.setattr(tools, "deliver", lambda _source, target, **_more: targets.append(target))
+    host, _, name = saved.removesuffix(":1").partition("/")
+    digest = opened(host, name).digest_at("1")
+    assert main(["save", f"{saved}@{digest}", "-o", "both.tar", "--with-base"]) == 0
+    assert main(["save", f"{host}/{name}@{digest}", "-o", "digest.tar", "--with-base"]) == 0
+    for path in layers_here():
+        path.unlink()
+    assert main(["load", "both.tar", "--engine", "podman"]) == 0
+    assert targets == [f"containers-storage:{saved}"]
+    for path in layers_here():
+        path.unlink()
+    capsys.readouterr()
+    assert main(["load", "digest.tar", "--engine", "docker"]) == 2
+    assert "has no tag for docker" in capsys.readouterr().err
+    assert layers_here() == []
 
 
 def test_an_older_file_says_so(saved: str, capsys: pytest.CaptureFixture[str]) -> None:

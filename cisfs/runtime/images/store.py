@@ -42,6 +42,10 @@ class Image:
     rootfs: Path
     config: ImageConfig
 
+    def raw_config(self) -> bytes:
+        """Return its configuration as it came.  Raises OSError."""
+        return (self.rootfs.parent / "config.json").read_bytes()
+
 
 def provide(reference: Reference, store: Path, pull: str) -> Image:
     """Return the image of that name, fetched and unpacked if `pull` and the store say so.
