@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cisfs.errors import NotAVaultError, UsageError
-from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.layer import store
 from cisfs.layer.pulled import is_stored
 
@@ -75,8 +74,7 @@ def _attached(reference: str, policy: Path | None) -> Path:
             "pip install 'cisfs[registry]'"
         )
     from cisfs.layer import admission, lazy
-    from cisfs.registry.bare import checked_header
-    from cisfs.registry.found import find_keys, find_layer
+    from cisfs.registry.found import find_header, find_keys, find_layer
     from cisfs.registry.pull import origin_of
     from cisfs.registry.reference import Reference
     from cisfs.registry.repository import open_repository
@@ -88,8 +86,6 @@ def _attached(reference: str, policy: Path | None) -> Path:
         keys = find_keys(repository, identity)
         admission.load(policy).check(identity, keys.text.signatures, repository.name)
         layer = find_layer(repository, identity, keys)
-        with repository.open_range(layer.parts[0], 0, HEADER_SIZE) as pieces:
-            header = b"".join(pieces)
-        checked_header(header, identity)
+        header = find_header(repository, layer)
         source = origin_of(repository, layer, access)
-    return lazy.create(store.local(), header, keys.text, source)
+    return lazy.create(store.local(), header.pack(), keys.text, source)

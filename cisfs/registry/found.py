@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cisfs.errors import FormatError, NotFoundError
+from cisfs.errors import (
+    CisfsError,
+    FormatError,
+    NotFoundError,
+    RangeIgnoredError,
+    WrongContentError,
+)
+from cisfs.format.sealed import LayerHeader
+from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.slotarea import SlotText
 from cisfs.registry import artifacts, image
 from cisfs.registry.artifacts import LAYERS_ARTIFACT, PushedLayer, keys_tag
+from cisfs.registry.bare import checked_header
 from cisfs.registry.descriptor import Descriptor
 from cisfs.registry.manifest import Index, Manifest
 from cisfs.registry.reference import is_digest
@@ -89,14 +98,48 @@ def find_layer(repository: Repository, identity: str, keys: Keys) -> PushedLayer
     raise FormatError(f"the artifact in {repository.name} does not hold the layer {identity}")
 
 
+def find_header(repository: Repository, layer: PushedLayer) -> LayerHeader:
+    """Return the header of a layer: it is what the identity names, and its size is the layer's.
+
+    Raises WrongContentError, FormatError, RegistryError.
+    """
+    header = checked_header(_beginning(repository, layer.parts[0]), layer.identity)
+    if header.geometry.stored_size != layer.size:
+        raise WrongContentError(
+            f"{repository.name}: layer {layer.identity} has another size than its header says"
+        )
+    return header
+
+
+def _beginning(repository: Repository, part: Descriptor) -> bytes:
+    try:
+        with repository.open_range(part, 0, HEADER_SIZE) as pieces:
+            return b"".join(pieces)
+    except RangeIgnoredError:  # all of it, then, of which no more is taken than is needed
+        data = b""
+        with repository.open_range(part) as pieces:
+            while len(data) < HEADER_SIZE and (piece := next(pieces, b"")):
+                data += piece
+        return data[:HEADER_SIZE]
+
+
 def find_artifact(repository: Repository, found: FoundImage) -> list[PushedLayer]:
     """Return the sealed layers that belong to an image, in its order.
 
-    Raises NotFoundError if what refers to the image does not hold them all, RegistryError.
+    Whoever may push can have anything refer to it.  Raises NotFoundError if none of that holds them
+    all, or what is wrong with the first that is none; RegistryError.
     """
+    wrong: CisfsError | None = None
     listed = repository.referrers(found.manifest.descriptor.digest, LAYERS_ARTIFACT)
     for each in listed[:_MOST_ARTIFACTS]:
-        held = {layer.identity: layer for layer in artifacts.layers_in(repository.described(each))}
+        try:
+            layers = artifacts.layers_in(repository.described(each))
+        except (FormatError, NotFoundError, WrongContentError) as error:
+            wrong = wrong or error
+            continue
+        held = {layer.identity: layer for layer in layers}
         if set(found.identities) <= set(held):
             return [held[identity] for identity in found.identities]
+    if wrong is not None:
+        raise wrong
     raise NotFoundError(f"{repository.name} does not have the sealed layers that the image names")

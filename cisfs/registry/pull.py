@@ -30,7 +30,8 @@ from cisfs.registry.artifacts import PushedLayer
 from cisfs.registry.bare import complete
 from cisfs.registry.completing import alone, fill_in
 from cisfs.registry.durable import replace_file
-from cisfs.registry.found import find_keys, find_layer
+from cisfs.registry.found import find_header, find_keys, find_layer
+from cisfs.registry.parts import placed
 from cisfs.registry.repository import Repository
 from cisfs.registry.session import Access
 from cisfs.registry.transfer import Job, Progress, transfer
@@ -73,6 +74,7 @@ def pull(
             if is_here:
                 continue
             fd = undo.enter_context(_claimed(directory))
+            find_header(repository, layer)  # so that no more is downloaded than the layer has
             jobs += _jobs(repository, layer, fd)
             source = origin_of(repository, layer, access)
             if path.exists():  # in part, and it stays that repository's
@@ -154,11 +156,10 @@ def install(
 def _jobs(repository: Repository, layer: PushedLayer, fd: int) -> list[Job]:
     """Return what downloads the parts of a layer that are not in the file yet."""
     os.ftruncate(fd, layer.size)
-    offset, jobs = 0, []
-    for part in layer.parts:
-        jobs.append(Job(part.size, partial(repository.download_part, part, fd, offset)))
-        offset += part.size
-    return jobs
+    return [
+        Job(part.size, partial(repository.download_part, part, fd, offset))
+        for part, offset in placed(layer.parts)
+    ]
 
 
 def renew_slots(path: Path, text: SlotText, whose: str = "the registry") -> SlotText:

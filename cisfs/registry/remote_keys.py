@@ -11,7 +11,6 @@ from functools import reduce
 
 from cisfs.errors import BusyError, FormatError, NotFoundError, RegistryError, UsageError
 from cisfs.format.config import SlotFields
-from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.signatures import added
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Opener
@@ -19,9 +18,8 @@ from cisfs.keys.slots import SlotChange
 from cisfs.layer import sealed
 from cisfs.registry import artifacts
 from cisfs.registry.artifacts import keys_blob, keys_tag
-from cisfs.registry.bare import checked_header
 from cisfs.registry.descriptor import Descriptor
-from cisfs.registry.found import find_keys, find_layer
+from cisfs.registry.found import find_header, find_keys, find_layer
 from cisfs.registry.repository import Repository
 
 
@@ -44,9 +42,7 @@ def change_slots(
     meanwhile, RegistryError.
     """
     keys = find_keys(repository, identity)
-    layer = find_layer(repository, identity, keys)
-    with repository.open_range(layer.parts[0], 0, HEADER_SIZE) as pieces:
-        header = checked_header(b"".join(pieces), identity)
+    header = find_header(repository, find_layer(repository, identity, keys))
     where = f"{repository.name}@{identity}"
     changed = sealed.changed_text(where, header, keys.text, opener, change)
     put(repository, identity, changed, keys.layers, keys.manifest.descriptor.digest)

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cisfs.errors import WrongContentError
 from cisfs.format.config import SlotFields
 from cisfs.format.sealed import LayerHeader
-from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.signatures import Signature
 from cisfs.registry import samples
 from cisfs.registry.artifacts import PushedLayer
-from cisfs.registry.bare import checked_header
 from cisfs.registry.descriptor import Descriptor
-from cisfs.registry.found import find_artifact, find_image, find_keys
+from cisfs.registry.found import find_artifact, find_header, find_image, find_keys
 from cisfs.registry.manifest import Manifest
 from cisfs.registry.ocicrypt import packets
 from cisfs.registry.ocicrypt.mediatypes import is_encrypted
-from cisfs.registry.parts import pieces
 from cisfs.registry.repository import Repository
 from cisfs.registry.samples import Samples
 
@@ -88,14 +84,7 @@ def _encrypted(repository: Repository, blob: Descriptor) -> Encrypted:
 
 
 def _sealed(repository: Repository, layer: PushedLayer) -> Sealed:
-    where = f"{repository.name}: layer {layer.identity}"
     text = find_keys(repository, layer.identity).text
-    if layer.size < HEADER_SIZE:
-        raise WrongContentError(f"{where} has {layer.size} bytes, too few for one")
-    header = checked_header(
-        b"".join(pieces(repository, layer.parts, 0, HEADER_SIZE)), layer.identity
-    )
-    if header.geometry.stored_size != layer.size:
-        raise WrongContentError(f"{where} has another size than its header says")
+    header = find_header(repository, layer)
     found = samples.of_sealed(repository, layer.parts, header)
     return Sealed(layer, header, text.slots, text.signatures, found)

@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 
 from cisfs.cli.main import main
+from cisfs.errors import WrongContentError
 from cisfs.layer import store
 from cisfs.layer.opening import describe
 from cisfs.layer.sealed_file import stored
-from cisfs.registry import artifacts, manifest
+from cisfs.registry import artifacts, attach, manifest
 from cisfs.registry.artifacts import IDENTITY, KEYS_TYPE, LAYER_TYPE, LAYERS_ARTIFACT, keys_tag
 from cisfs.registry.descriptor import Descriptor, digest_of
 from cisfs.registry.documents import Json
 from cisfs.registry.image import CONFIG_TYPE
 from cisfs.registry.manifest import OCI_INDEX, OCI_MANIFEST
 from cisfs.registry.ocicrypt.mediatypes import TAR
+from tests.registry.harness.faults import Answer, Rule
 from tests.registry.harness.modern import ModernRegistry
+from tests.registry.harness.proxy import Proxy
 from tests.registry.test_push_pull import here, push  # noqa: F401 - a fixture
 from tests.unit import layers
 
@@ -227,6 +230,36 @@ def test_another_kind_of_blob(site: Site, refused: Refused) -> None:
     more = site.blob(b"more", "application/octet-stream")
     site.lie(lambda document: document["layers"].append({**more, "annotations": {}}))
     refused("holds something else, too")
+
+
+@pytest.mark.parametrize("junk", ["malformed", "deleted", "replaced"])
+def test_what_else_refers_to_the_image(site: Site, modern_front: Proxy, junk: str) -> None:
+    """Anybody who may push can have anything do so, and what was deleted may still be listed."""
+    digest, document = site.artifact()
+    layers: list[Json] = [{**each, "annotations": {}} for each in document["layers"]]
+    first = site.put(manifest.dump({**document, "layers": layers}))
+    # They are listed in the order in which they came.
+    site.registry.manifests[APP, digest] = site.registry.manifests.pop((APP, digest))
+    answers = {
+        "deleted": Answer(404),
+        "replaced": Answer(200, [("Content-Type", OCI_MANIFEST)], b"{}"),
+    }
+    if junk in answers:
+        modern_front.rules.append(Rule(f"GET .*/manifests/{first}", answers[junk]))
+    assert main(["pull", f"{modern_front.name}/{APP}:1"]) == 0
+    assert len(modern_front.requests(f"GET .*/manifests/{first}")) == 1
+
+
+def test_more_than_could_ever_be_downloaded(site: Site, refused: Refused) -> None:
+    """The header says how much there is, before anything else is asked for."""
+    digest = site.artifact()[1]["layers"][-1]["digest"]
+    more = {"mediaType": LAYER_TYPE, "digest": digest, "size": 1 << 50}
+    more["annotations"] = {IDENTITY: site.identity}
+    site.lie(lambda document: document["layers"].append(more))
+    refused("has another size than its header says", 22)
+    with pytest.raises(WrongContentError, match="another size than its header says"):
+        attach.resolve(f"{site.registry.name}/{APP}@{site.identity}")
+    assert [path for path in store.local().rglob("*") if not path.is_dir()] == []
 
 
 # ---- too much, and the wrong kind

@@ -34,7 +34,7 @@ from cisfs.registry.manifest import Manifest, build_manifest, dump
 from cisfs.registry.repository import Repository
 from tests.registry.conftest import Open
 from tests.registry.harness.debian import DebianRegistry
-from tests.registry.harness.faults import Answer, RandomCuts, Rule
+from tests.registry.harness.faults import Answer, Fault, RandomCuts, Rule
 from tests.registry.harness.proxy import Proxy
 from tests.unit import layers
 from tests.unit.vaults import KEY
@@ -261,6 +261,21 @@ def test_a_layer_is_attached_without_its_data_and_completed_by_a_pull(
             attach.resolve(wrong)
     with pytest.raises(NotAVaultError, match="is not here: pull it"):
         attach.resolve(f"sha256:{'0' * 64}")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_registry_that_sends_whole_blobs_only(front: Proxy) -> None:
+    """No more of one is taken than is needed."""
+    reference = f"{front.name}/whole/app"
+    assert push(f"{reference}:1") == 0
+    front.rules.append(Rule("GET .*/blobs/", Fault(ignore_range=True)))
+    path = attach.resolve(f"{reference}@{describe(Path('private.cis'))['identity']}")
+    assert lazy.is_partial(path)
+    assert master_key(path, KEY) == master_key(Path("private.cis"), KEY)
+    words = ["key", "add", f"docker://{reference}:1", "-r", "ann.key.pub"]
+    assert main([*words, "--key-file", "private.key"]) == 0
+    assert main(["pull", f"{reference}:1"]) == 0
+    assert main(["verify", str(path), "-i", "ann.key"]) == 0
 
 
 @pytest.mark.usefixtures("here")
