@@ -1,7 +1,8 @@
 """Logins that docker or podman keep: their configuration files and credential helpers.
 
 In this order: `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json`, podman's own file, docker's own
-file (containers-auth.json(5); docker's "Credential stores").  Reads only; a secret shows up in no
+file (containers-auth.json(5); docker's "Credential stores"); without HOME, in the home directory of
+whose process it is.  Reads only; a secret shows up in no
 message and no repr.  Does not know how a login is used.  Safe for several threads.
 """
 
@@ -11,6 +12,7 @@ import base64
 import contextlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import threading
@@ -70,11 +72,19 @@ def _files() -> Iterator[Path]:
         yield Path(runtime, "containers", "auth.json")
     elif os.geteuid() == 0:
         yield Path("/run/containers/0/auth.json")
-    home = environment.get("HOME")
+    home = environment.get("HOME") or _home()
     if home:
         config = environment.get("XDG_CONFIG_HOME") or f"{home}/.config"
         yield Path(config, "containers", "auth.json")
         yield Path(home, ".docker", "config.json")
+
+
+def _home() -> str | None:
+    """Services of systemd have no HOME, but for users that they name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Json] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,22 @@ def test_files_in_their_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert found() == Login(f"user-{number}", "pass:word")
     write(home / "named.json", {"auths": {"other.io": auth()}})
     assert found() == Login("user-3", "pass:word")
+
+
+def test_without_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As services of systemd are."""
+    monkeypatch.delenv("HOME")
+    user = list(pwd.getpwuid(os.geteuid()))
+    user[5] = str(home / "theirs")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: pwd.struct_passwd(user))
+    write(home / "theirs/.docker/config.json", {"auths": {"h.io": auth("me")}})
+    assert found() == Login("me", "pass:word")
+
+    def nobody(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert found() is None
 
 
 @pytest.mark.parametrize(
