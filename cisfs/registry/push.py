@@ -7,7 +7,6 @@ takes nothing but sealed layers.  Threads of its own while it uploads; one call 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -77,12 +76,9 @@ class RemoteBase:
         """See `Base`."""
         return self._repository.read_blob(self.manifest.config, image.MAX_CONFIG)
 
-    @contextmanager
-    def opened(self, blob: Descriptor) -> Iterator[Source]:
-        """See `Base`; it is public, and may lie on the disk."""
-        with tempfile.TemporaryFile() as file:
-            self._repository.download(blob, file.fileno())
-            yield FileSource(file.fileno())
+    def opened(self, blob: Descriptor) -> AbstractContextManager[Source]:
+        """See `Base`."""
+        return self._repository.fetched(blob)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ across a fork: a process that was forked opens its own.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -16,7 +17,7 @@ from cisfs.registry.logins import Login
 from cisfs.registry.manifest import Index, Manifest
 from cisfs.registry.reference import Reference
 from cisfs.registry.session import Access, Session
-from cisfs.registry.source import BytesSource, Source
+from cisfs.registry.source import BytesSource, FileSource, Source
 from cisfs.registry.transport import Transport
 
 
@@ -62,6 +63,13 @@ class Repository:
     def download_part(self, blob: Descriptor, fd: int, at: int, report: Report = silent) -> None:
         """Make part of the file at `fd` that blob, checked: `download.download_part`."""
         download.download_part(self.session, blob, fd, at, report)
+
+    @contextmanager
+    def fetched(self, blob: Descriptor) -> Iterator[Source]:
+        """Yield a public blob, which may lie on the disk until the end of the block."""
+        with tempfile.TemporaryFile() as file:
+            self.download(blob, file.fileno())
+            yield FileSource(file.fileno())
 
     def upload(
         self,

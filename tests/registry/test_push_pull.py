@@ -216,6 +216,15 @@ def test_key_slots_that_were_changed_here_and_there(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_base_in_another_registry(front: Proxy, modern_front: Proxy) -> None:
+    base = f"{modern_front.name}/base/app:1"
+    assert push(base) == 0
+    reference = f"{front.name}/elsewhere/app:1"
+    assert main(["push", reference, "--base", f"docker://{base}", "--layer", "private.cis"]) == 0
+    assert main(["pull", reference]) == 0
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("broken", ["artifact", "keys"])
 def test_the_tag_moves_when_all_is_there(front: Proxy, opened: Open, broken: str) -> None:
     reference = f"{front.name}/last{broken}/app:1"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
@@ -26,7 +24,7 @@ from cisfs.registry.layout import MARKER, NAME_ANNOTATION, VERSION
 from cisfs.registry.manifest import Manifest, build_index
 from cisfs.registry.parts import placed
 from cisfs.registry.repository import Repository
-from cisfs.registry.source import BytesSource, FileSource, PartSource, Source
+from cisfs.registry.source import BytesSource, PartSource, Source
 
 _PIECE = 1 << 20
 _BLOCK = 512
@@ -64,7 +62,7 @@ def save(
     for identity, path in zip(found.identities, layers, strict=True):
         entries += _add_layer(repository, archive, identity, path)
     for blob in found.manifest.layers if with_base else ():
-        with _fetched(repository, blob) as source:
+        with repository.fetched(blob) as source:
             archive.blob(blob, source)
     archive.add("index.json", BytesSource(build_index([each.as_json() for each in entries]).body))
     archive.end()
@@ -98,14 +96,6 @@ def _listed(manifest: Manifest | object, annotations: dict[str, str]) -> Descrip
     said = manifest.descriptor
     kept = {**said.annotations, **annotations}
     return Descriptor(said.media_type, said.digest, said.size, kept, manifest.artifact_type)
-
-
-@contextmanager
-def _fetched(repository: Repository, blob: Descriptor) -> Iterator[Source]:
-    """Yield a public blob, which may lie on the disk."""
-    with tempfile.TemporaryFile() as file:
-        repository.download(blob, file.fileno())
-        yield FileSource(file.fileno())
 
 
 class _Archive:
