@@ -14,6 +14,7 @@ a PartialLayer serves the processes forked afterwards.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -65,7 +66,8 @@ def is_partial(path: Path) -> bool:
 def find(path: Path, header: LayerHeader) -> PartialLayer | None:
     """Return what is known of an opened layer, None if it is all here.
 
-    Takes note that it was used.  Raises FormatError, UntrustedError if something is missing and
+    The caller holds its shared lock, so that nothing goes meanwhile.  Takes note that it was used.
+    Raises FormatError, UntrustedError if something is missing and
     others could say where it is, OSError.
     """
     if not is_stored(path):
@@ -116,8 +118,9 @@ def units_here(path: Path) -> tuple[int, int] | None:
     if not is_partial(path):
         return None
     with path.open("rb", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # or what `find` takes away could be wanted again by then
         header = LayerHeader.parse(file.read(HEADER_SIZE))
-    found = presence_of(path, header)
+        found = presence_of(path, header)
     count = header.geometry.unit_count
     return (found.count(range(count)), count) if found is not None else None
 

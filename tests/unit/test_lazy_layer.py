@@ -18,6 +18,7 @@ from cisfs.format.sealed_geometry import HEADER_SIZE
 from cisfs.format.slotarea import SlotText
 from cisfs.keys.credentials import Credential
 from cisfs.layer import lazy, presence, slotarea
+from cisfs.layer.eviction import evict
 from cisfs.layer.filling import claim, runs
 from cisfs.layer.origin import Origin
 from cisfs.layer.pulled import LAYER
@@ -265,6 +266,23 @@ def test_the_command_line_says_what_is_not_here(
     close(filler)
     assert main(["verify", str(layer.path), "--key-file", str(key)]) == 0
     assert capsys.readouterr().out == f"{layer.path}: everything is whole\n"
+
+
+def test_nothing_goes_while_it_is_counted(
+    layer: Pulled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or the file that says so could be taken for one that says that it is complete."""
+    counted = lazy.presence_of
+    filler = layer.filler()
+    layer.fill(filler, *range(UNITS - 1))
+    close(filler)
+
+    def meanwhile(path: Path, header: LayerHeader) -> presence.Presence | None:
+        assert evict(tmp_path / "store", 0) == 0
+        return counted(path, header)
+
+    monkeypatch.setattr(lazy, "presence_of", meanwhile)
+    assert lazy.units_here(layer.path) == (UNITS - 1, UNITS)
 
 
 def test_verify_passes_over_what_is_not_here(layer: Pulled) -> None:
