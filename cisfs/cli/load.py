@@ -74,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
                 delivery.target(bundle.reference, args.engine)  # refuses before anything is loaded
 
             def check(identity: str, text: SlotText) -> None:
-                # Under its own name, too: that is what an engine will run it by.
-                for name in (str(args.file), bundle.reference.name):
-                    policy.check(identity, text.signatures, name)
+                # Under the name that is in it: that is what it will be judged by when it is used.
+                policy.check(identity, text.signatures, bundle.reference.name)
 
             pulled = bundle.load(directory, check)
             _give(args, bundle, public)

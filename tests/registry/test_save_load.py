@@ -273,3 +273,18 @@ def test_the_policy_is_asked_about_the_name_in_the_file(
         monkeypatch.setattr(admission, "FILE", Path("policy.toml"))
     assert main(["load", "app.tar"]) == 21
     assert layers_here() == []
+
+
+def test_a_strict_default_lets_in_what_a_rule_allows(
+    saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = saved.partition("/")[0]
+    private("strict.toml", b"[default]\nallow = false\n")
+    rule = f'[[rule]]\nregistries = ["{host}/team"]\nallow = true\n'
+    private("policy.toml", f"[default]\nallow = false\n{rule}".encode())
+    monkeypatch.setenv("CISFS_POLICY", "strict.toml")
+    assert main(["load", "app.tar"]) == 21
+    assert layers_here() == []
+    monkeypatch.setenv("CISFS_POLICY", "policy.toml")
+    assert main(["load", "app.tar"]) == 0
+    assert layers_here() != []

@@ -187,8 +187,7 @@ class Proxy:
         seen.status = answer.status
         client.sock.sendall(made.pack())
         while seen.method != "HEAD":
-            self._pass(client, answer.body, self._down)
-            seen.sent += len(answer.body)
+            self._send(client, answer.body, seen)
             if not answer.repeat or self._closed:
                 return
 
@@ -223,8 +222,7 @@ class Proxy:
         client.sock.sendall(_changed(answer, fault, keep).pack())
 
         def send(piece: bytes) -> None:
-            self._pass(client, fault.alter(piece) if fault.alter else piece, self._down)
-            seen.sent += len(piece)
+            self._send(client, fault.alter(piece) if fault.alter else piece, seen)
 
         if fault.truncate_at is not None:
             body, keep = _first(body, fault.truncate_at), False
@@ -244,6 +242,15 @@ class Proxy:
                 left -= len(piece)
             if cut is not None or left == 0:
                 raise CutError
+
+    def _send(self, client: Stream, piece: bytes, seen: Seen) -> None:
+        """Send something of an answer's body; whoever has got it finds it counted."""
+        seen.sent += len(piece)
+        try:
+            self._pass(client, piece, self._down)
+        except OSError:
+            seen.sent -= len(piece)
+            raise
 
     def _pass(self, to: Stream, data: bytes, bucket: Bucket | None) -> None:
         view = memoryview(data)
