@@ -30,6 +30,7 @@ from cisfs.layer import lazy, slotarea
 from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.lazy import LazyReader, PartialLayer
+from cisfs.layer.pulled import is_stored
 from cisfs.layer.sealed_file import naming, open_file, read_locked, stored, update_slots
 
 KEPT_UNITS = 32  # 2 MiB for each reader, with units of 64 KiB
@@ -160,7 +161,7 @@ class SealedLayer:
             partial = lazy.find(path, header)
             if partial is not None:
                 undo.callback(partial.close)
-            if not os.path.samestat(os.stat(path), os.fstat(fd)):
+            if is_stored(path) and not os.path.samestat(os.stat(path), os.fstat(fd)):
                 raise BusyError(f"layer {path} was replaced just now; try again")
             if admission is not None:
                 admission(Candidate(path, fd, header.identity, text.signatures))

@@ -138,6 +138,24 @@ def test_a_layer_that_is_replaced_while_it_is_opened(
         pass
 
 
+def test_outside_of_a_store_a_layer_that_is_replaced_is_opened_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation may be just at its end: the layer always opens."""
+    content = layers.image(8192)
+    layers.seal(tmp_path / "mine.cis", content)
+    layers.seal(tmp_path / "new.cis", layers.image(4096))
+    find = lazy.find
+
+    def replaced(path: Path, header: LayerHeader) -> lazy.PartialLayer | None:
+        os.replace(tmp_path / "new.cis", path)
+        return find(path, header)
+
+    monkeypatch.setattr(lazy, "find", replaced)
+    with layers.opened(tmp_path / "mine.cis") as opened:
+        assert opened.reader().read(0, 8192) == content
+
+
 def test_what_is_missing_is_found_out_before_a_key_is_asked_for(layer: Pulled) -> None:
     """Somebody types a passphrase, and the data comes meanwhile."""
     filler = layer.filler()
