@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -12,6 +13,12 @@ import pytest
 
 from tests.unit import vaults
 from tests.unit.age_files import scrypt_file
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage() -> None:
+    """What earlier tests left to the collector is not to be closed while others are counted."""
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

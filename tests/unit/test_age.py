@@ -107,6 +107,7 @@ def test_what_is_no_age_file_is_named(wrapped: str | int | None) -> None:
             identity.unwrap(slot)
 
 
+@pytest.mark.slow
 def test_a_passphrase_opens_what_was_made_for_it() -> None:
     """The only test that pays what age makes a passphrase cost: a second each way."""
     (slot,) = new_slots(MASTER, [ScryptRecipient(WORDS)], LAYER)

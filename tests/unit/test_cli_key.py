@@ -20,6 +20,8 @@ from cisfs.layer.renaming import renameat2
 from tests.unit import layers
 from tests.unit.vaults import KEY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -23,6 +23,8 @@ from tests.unit import faulty_os, vaults
 from tests.unit.faulty_os import Died
 from tests.unit.scenarios import SCENARIOS, Scenario, apply, model
 
+pytestmark = pytest.mark.slow
+
 NAME = b"cisfs-test-file-without-a-dot"  # no encrypted name is needed: recovery knows none either
 PARTS = (0.0, 0.5, 0.999)
 CHANGES = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)

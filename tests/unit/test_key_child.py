@@ -13,6 +13,8 @@ import pytest
 from cisfs.errors import CisfsError
 from cisfs.keys.child import MAX_ANSWER, Ended, ask
 
+pytestmark = pytest.mark.slow
+
 SECRET = "c2VjcmV0LWtleS0wMTIzNDU2Nzg5LXNlY3JldC1rZXktMDE="
 
 

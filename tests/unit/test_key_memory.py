@@ -29,6 +29,8 @@ from cisfs.registry.ocicrypt import decoder, payload
 from tests.mount.harness.processes import Child
 from tests.unit.test_ordinary_user import as_ordinary_user
 
+pytestmark = pytest.mark.slow
+
 SECRET_OPTIONS = {"--key-file", "--passphrase-file", "--identity", "--recipient", "--sign", "--key"}
 NOBODY = 65534
 PR_GET_DUMPABLE = 3  # linux/prctl.h

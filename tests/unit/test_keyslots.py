@@ -38,6 +38,8 @@ from cisfs.layer.sealing import StoredImage, seal_image
 from tests.unit import layers, vaults
 from tests.unit.vaults import KEY
 
+pytestmark = pytest.mark.slow
+
 OTHER = RawKey(b"o" * KEY_SIZE)
 THIRD = RawKey(b"t" * KEY_SIZE)
 SLOTS_END = 131072

@@ -28,6 +28,8 @@ from tests.unit import layers
 from tests.unit.partial_layers import UNIT, Pulled, close, flip, pulled
 from tests.unit.vaults import KEY
 
+pytestmark = pytest.mark.slow
+
 UNITS = 300  # three blocks of level 0, and one above
 
 

@@ -23,6 +23,8 @@ from cisfs.keys.pkcs8 import private_pem
 from tests.unit.test_ocicrypt_layers import MINE, OTHER, Made, made
 from tests.unit.test_ocicrypt_payload import any_of
 
+pytestmark = pytest.mark.slow
+
 PLAIN = secrets.token_bytes((2 << 20) + 5)
 CODE = "import sys, cisfs.registry.ocicrypt.decoder as it; sys.exit(it.main())"
 PROGRAM = [sys.executable, "-c", CODE]

@@ -400,6 +400,7 @@ def test_a_stream_of_a_layer_keeps_no_file_open(tmp_path: Path) -> None:
     layer = made(plain)
     path = tmp_path / "it"
     path.write_bytes(layer.blob)
+    gc.collect()  # of the tests above
     fds = os.listdir("/proc/self/fd")
     decrypt: Decrypt = Decrypting([MINE])
     stream = decrypt(layer.descriptor(), lambda: path.open("rb"))

@@ -24,6 +24,8 @@ from cisfs.keys.provider_config import VARIABLE
 from cisfs.keys.provider_grpc import decode, encode
 from tests.unit.certificates import Authority
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).with_name("grpc_provider.py")
 PACKET = b'{"id":"aWQ=","key":"a2V5"}'
 

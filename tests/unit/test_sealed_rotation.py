@@ -36,6 +36,8 @@ from tests.unit import layers
 from tests.unit.test_forked import no_child_is_left
 from tests.unit.vaults import KEY, flip, same
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SIZE = 5 * MIB + 20480
 IMAGE = layers.image(SIZE)

@@ -23,6 +23,8 @@ from tests.unit.layers import UNIT
 from tests.unit.vaults import KEY, same
 from tests.vectors.reference_layer import slots_area
 
+pytestmark = pytest.mark.slow
+
 FEW, MANY = 3, 130  # units; the second has a tree of two blocks and a top
 REGIONS = {"header": (0, 4096), "key slots": (4096, 65536), "reserved": (65536, 131072)}
 

@@ -25,6 +25,8 @@ from cisfs.keys.vault_api import TransitKey, Vault
 from tests.unit.certificates import Authority
 from tests.unit.vault_server import Listener, VaultServer
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(sys.executable).with_name("cisfs-keyprovider-vault")
 TOKEN = "hvs.CAESIJ-canary-token"
 PACKET = b'{"id":"aWQ=","key":"a2V5"}'

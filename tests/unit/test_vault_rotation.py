@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import shutil
 import signal
@@ -31,6 +30,8 @@ from cisfs.layer.vault import Vault
 from tests.unit import vaults
 from tests.unit.vaults import KEY, ME, UNIT, flip
 
+pytestmark = pytest.mark.slow
+
 OTHER = RawKey(b"another key file of 32 bytes ..!")
 IS_ROOT = os.geteuid() == 0
 Facts = dict[bytes, tuple[object, ...]]
@@ -41,12 +42,6 @@ def nothing_is_left() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_garbage() -> None:
-    """What earlier tests left to the collector is not to be closed in the midst of one of these."""
-    gc.collect()
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from cisfs.mount import wire, workers
 from cisfs.mount.board import Seat
 from cisfs.mount.workers import Crew
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 0.2
 _write = os.write
 
