@@ -51,6 +51,13 @@ def cache_drops() -> int:
     return int(counts.get("drop_pagecache", 0))
 
 
+def available_memory() -> int:
+    """Return how many bytes could be allocated without swapping (proc(5))."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return int(values["MemAvailable"].split()[0]) << 10  # in KiB
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -32,7 +32,8 @@ NOTES = [
     "Random: the time spent in fio's reads of 4 KiB, one after the other. Mount: from nothing "
     "mounted and nothing cached, programs included, to the first byte of a file. No key is derived "
     "slowly: gocryptfs has a scrypt N of 2^10, the others have the key in a file. Store: from "
-    "memory, with cp -a, mksquashfs or cisfs seal, and sync.",
+    "memory, with cp -a, mksquashfs or cisfs seal, and sync. Before each trial but the warm ones "
+    "3 GiB of memory are touched and freed, so that none has to wait for a hypervisor's.",
     "CPU seconds of the servers; when storing, of the commands, too. What the kernel encrypts is "
     "not in them.",
     "PSS is the proportional set size of the largest process of a server, at the end of any trial; "
