@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 HELP = "unmount a vault or sealed layer"
@@ -39,5 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
     mountpoint = points.resolved(args.mountpoint)
     os.chdir("/")  # not to keep the mount busy ourselves
-    unmount.unmount(mountpoint, lazy=args.lazy)
+    if not unmount.unmount(mountpoint, lazy=args.lazy):
+        print(
+            f"cisfs: note: {mountpoint} is unmounted, but its layer goes on being decrypted for "
+            "another mount namespace, or an overlay, that has it: until that ends",
+            file=sys.stderr,
+        )
     return 0

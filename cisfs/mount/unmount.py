@@ -23,30 +23,36 @@ from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
 _WRITER_PATIENCE = 120.0
 _READER_PATIENCE = 2.0
+_WORKERS_PATIENCE = 5.0  # they need some milliseconds, if nothing else has the mount
 _POLL = 0.01
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+def unmount(mountpoint: Path, *, lazy: bool = False) -> bool:
     """Unmount the cisfs mount on the resolved `mountpoint` and wait until its server is done.
 
     Everything written is in the vault then, and the vault can be mounted again.  `lazy` detaches a
-    mount that is in use, and does not wait for its users.  Raises MountError.
+    mount that is in use, and does not wait for its users.  Tells whether a sealed layer's servers
+    have ended, as far as was waited for: another mount namespace may hold it.  Raises MountError.
     """
     entry = cisfs_mount_at(mountpoint)
     if is_abandoned(entry):
         detach(mountpoint)
         records.forget(entry.device)
-        return
+        return True
     try:
         _take_away(mountpoint, lazy=lazy)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise MountError(_in_use(mountpoint)) from None
         raise MountError(f"cannot unmount {mountpoint}: {error.strerror}") from None
-    if not lazy:
-        _wait_for_release(entry)
+    if lazy:
+        return True
+    if entry.fstype == EROFS:
+        return _has_ended(entry)
+    _wait_for_release(entry)
+    return True
 
 
 def cisfs_mount_at(mountpoint: Path) -> MountEntry:
@@ -115,16 +121,21 @@ def _take_away(mountpoint: Path, *, lazy: bool) -> None:
         raise OSError(errno.EBUSY if busy else errno.EPERM, words or "fusermount3 failed")
 
 
+def _has_ended(entry: MountEntry) -> bool:
+    """Wait until nobody serves the layer of an EROFS mount; tells whether it came to that."""
+    end = time.monotonic() + _WORKERS_PATIENCE
+    while records.is_served(entry.device):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
 def _wait_for_release(entry: MountEntry) -> None:
     """Wait until no server holds the layer's lock any more.
 
     A reader shares its lock with other readers, so waiting for it is a courtesy with an end.
     """
-    if entry.fstype == EROFS:
-        end = time.monotonic() + _READER_PATIENCE
-        while records.is_served(entry.device) and time.monotonic() < end:
-            time.sleep(_POLL)
-        return
     writable = "rw" in entry.options
     try:
         fd = os.open(entry.source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -72,6 +72,23 @@ def test_umount_by_other_means_is_noticed(lab: SealedLab) -> None:
     assert lab.records() == []
 
 
+def test_umount_says_that_another_namespace_has_the_mount(lab: SealedLab) -> None:
+    lab.mount()
+    holding = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(holding, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        ended = lab.cisfs("umount", lab.mountpoint)
+        assert (ended.returncode, ended.stdout) == (0, "")
+        assert "is unmounted, but" in ended.stderr
+        assert "another mount namespace" in ended.stderr
+        assert not lab.is_mounted
+        assert lab.workers
+        holder.kill()
+    lab.wait_for_end()
+    assert lab.records() == []
+
+
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
