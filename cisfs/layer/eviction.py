@@ -9,7 +9,6 @@ Any number of processes may do it at once.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from cisfs.format.sealed_geometry import HEADER_SIZE, LayerGeometry
 from cisfs.layer import lazy, origin, presence
 from cisfs.layer.fallocate import punch
 from cisfs.layer.filling import claim, runs
+from cisfs.layer.locking import try_lock
 from cisfs.layer.presence import Presence
 from cisfs.layer.pulled import LAYER, SEALED
 from cisfs.layer.wholefile import whole_file
@@ -111,10 +111,9 @@ def _shrink(path: Path, wanted: int) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(fd):
+                raise BusyError(f"layer {path} is in use")
             return _punched(path, fd, wanted)
-        except BlockingIOError:
-            raise BusyError(f"layer {path} is in use") from None
         finally:
             os.close(fd)
     finally:

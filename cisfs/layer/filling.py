@@ -7,7 +7,6 @@ for each layer (`claim`); its threads may use a Filler at the same time.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from cisfs.format.presence import bit_of_block
 from cisfs.format.sealed import LayerHeader
 from cisfs.format.sealed_geometry import HEADER_SIZE, TREE_BLOCK_SIZE, LayerGeometry
 from cisfs.layer.hashtree import HashTree
+from cisfs.layer.locking import try_lock
 from cisfs.layer.presence import opened
 from cisfs.layer.pulled import LAYER
 from cisfs.layer.writing import write_at
@@ -194,11 +194,9 @@ def claim(directory: Path) -> int:
     One is it until the descriptor is closed.  Raises BusyError if there is one, OSError.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(fd):
         os.close(fd)
-        raise BusyError(f"layer {directory.name} is being fetched by another process") from None
+        raise BusyError(f"layer {directory.name} is being fetched by another process")
     return fd
 
 

@@ -7,7 +7,6 @@ none.  One thread.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import BusyError, UsageError
+from cisfs.layer.locking import try_lock
 
 # Seconds to wait for the lock: the workers of a killed process hold it until they have done the
 # piece at hand.
@@ -130,7 +130,7 @@ def _check_ours(fd: int, path: Path, partial: Path) -> None:
 def _lock(fd: int, directory: int, name: bytes, path: Path) -> None:
     busy = BusyError(f"{path} is being rotated by another cisfs command")
     patient_until = time.monotonic() + PATIENCE
-    while not _try_lock(fd):
+    while not try_lock(fd):
         if time.monotonic() > patient_until:
             raise busy
         time.sleep(0.01)
@@ -141,14 +141,6 @@ def _lock(fd: int, directory: int, name: bytes, path: Path) -> None:
         raise busy from None
     if not os.path.samestat(status, os.fstat(fd)):
         raise busy
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _in_the_way(partial: Path) -> UsageError:

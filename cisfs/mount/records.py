@@ -13,6 +13,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from cisfs.layer.locking import is_locked
+from cisfs.layer.renaming import is_at
 from cisfs.mount import rundir
 from cisfs.mount.points import MountEntry
 
@@ -69,12 +71,9 @@ def is_served(device: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked(fd)
     finally:
         os.close(fd)
-    return False
 
 
 def _text(source: str, layer: Path | None) -> bytes:
@@ -100,9 +99,8 @@ def _locked(path: Path) -> int:
     while True:
         fd = _opened(path)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
+        if is_at(path, fd):
+            return fd
         os.close(fd)
 
 

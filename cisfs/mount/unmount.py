@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import subprocess
 import time
 from pathlib import Path
 
 from cisfs.errors import MountError
+from cisfs.layer.locking import try_lock
 from cisfs.mount import records, syscalls
 from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
@@ -142,15 +142,11 @@ def _wait_for_release(entry: MountEntry) -> None:
     except OSError:
         return  # the layer is gone or out of reach: there is nothing to wait on
     try:
-        wanted = (fcntl.LOCK_SH if writable else fcntl.LOCK_EX) | fcntl.LOCK_NB
         end = time.monotonic() + (_WRITER_PATIENCE if writable else _READER_PATIENCE)
         while time.monotonic() < end:
-            try:
-                fcntl.flock(fd, wanted)
-            except BlockingIOError:
-                time.sleep(_POLL)
-            else:
+            if try_lock(fd, shared=writable):
                 return
+            time.sleep(_POLL)
     finally:
         os.close(fd)
     if writable:

@@ -11,7 +11,6 @@ downloads.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,8 +21,10 @@ from pathlib import Path
 from cisfs.errors import BusyError, FormatError, WrongContentError
 from cisfs.format.slotarea import SlotText
 from cisfs.layer import lazy, origin, presence, slotarea
+from cisfs.layer.locking import try_lock
 from cisfs.layer.origin import Origin
 from cisfs.layer.pulled import LAYER, directory_of
+from cisfs.layer.renaming import is_at
 from cisfs.layer.sealed_file import read_header, stored
 from cisfs.layer.writing import sync_directory
 from cisfs.registry.artifacts import PushedLayer
@@ -229,8 +230,4 @@ def _forgotten_if_wrong(directory: Path) -> Iterator[None]:
 
 def _is_ours(fd: int, path: Path) -> bool:
     """Lock a file; tells whether that worked, and it still has its name."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
+    return try_lock(fd) and is_at(path, fd)

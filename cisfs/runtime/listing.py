@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.layer.locking import is_locked
 from cisfs.mount import rundir
 from cisfs.runtime import workspace
 from cisfs.runtime.holdings import Holding
@@ -75,7 +76,7 @@ class Registration:
 
     def _list(self, log: tuple[int, ...]) -> bool:
         name = self._state.name
-        with _listing():
+        with _listing() as directory:
             if any(other.state.name == name for other in _read_all()):
                 os.close(self._memory)
                 raise EngineError(
@@ -83,7 +84,9 @@ class Registration:
                     f"stop and remove it (cisfs rm --force {name}), or choose another"
                 )
             try:
-                self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                # Not by its path: there may be another list by now, in which others look for names.
+                self._lock = os.open(self._path.name, flags, 0o600, dir_fd=directory)
             except FileNotFoundError:
                 return False
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -172,21 +175,13 @@ def find_running(wanted: str) -> Container:
 
 
 @contextmanager
-def _listing() -> Iterator[None]:
-    """Let nobody else add to the list."""
-    while True:
-        try:
-            rundir.make(workspace.BASE, DIRECTORY)
-            lock = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue  # another container ended just now, and removed the empty directory
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if DIRECTORY.exists() and os.stat(DIRECTORY).st_ino == os.fstat(lock).st_ino:
-                yield
-                return
-        finally:
-            os.close(lock)
+def _listing() -> Iterator[int]:
+    """Let nobody else add to the list; gives the descriptor of its directory."""
+    directory = rundir.claim(workspace.BASE, DIRECTORY)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 def _read(path: Path) -> Container | None:
@@ -207,11 +202,8 @@ def _read(path: Path) -> Container | None:
 
 
 def _is_abandoned(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return os.fstat(file).st_size > 0  # else somebody is about to lock and fill it
+    # An empty one is somebody's who is about to lock and fill it.
+    return not is_locked(file) and os.fstat(file).st_size > 0
 
 
 def _container(record: dict[str, object]) -> Container:

@@ -7,7 +7,6 @@ what it destroys first is what a key would open.  One thread.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from cisfs.format.geometry import Geometry
 from cisfs.format.names import DIRECTORY_FILE, VAULT_FILE
 from cisfs.keys import keyring
 from cisfs.layer.directory import READ_WRITE_FLAGS, open_regular
+from cisfs.layer.locking import try_lock
 from cisfs.layer.opening import describe, key_id
 from cisfs.runtime import usage
 from cisfs.runtime.scratch import is_name
@@ -120,12 +120,10 @@ def _open(store: Path, top: int | None, name: str) -> int:
 
 def _lock(store: Path, name: str, fd: int) -> None:
     """Lock a scratch as whoever opens it does.  Raises BusyError."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(fd):
         users = ", ".join(_users(store / SCRATCHES / name))
         by = f" by container {users}: stop that first" if users else "; unmount it first"
-        raise BusyError(f"scratch {name} is in use{by}") from None
+        raise BusyError(f"scratch {name} is in use{by}")
 
 
 def _shred(fd: int, name: bytes) -> None:

@@ -7,7 +7,6 @@ Does not know what happens inside.  Any number of runs may start and sweep side 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from dataclasses import dataclass
@@ -43,15 +42,9 @@ def claim() -> Workspace:
     """Make and lock the directory of a new run.  Raises OSError when /run cannot be written."""
     while True:
         identifier = secrets.token_hex(_ID_BYTES)
-        path = BASE / f"{_PREFIX}{identifier}"
-        try:
-            rundir.make(BASE, path)
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue  # another run, ending, removed the empty parent (or swept us) just now
-        if _lock(lock) and path.exists():
+        lock = rundir.try_claim(BASE, BASE / f"{_PREFIX}{identifier}")
+        if lock is not None:  # else a sweep came between mkdir and the lock
             return Workspace(identifier, lock)
-        os.close(lock)  # a sweep came between mkdir and the lock
 
 
 def sweep() -> None:
@@ -61,28 +54,17 @@ def sweep() -> None:
     except FileNotFoundError:
         return
     for path in leftovers:
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue  # gone meanwhile, or not one of ours
-        try:
-            if _lock(lock):
+        lock = rundir.abandoned(path)
+        if lock is not None:
+            try:
                 _remove(path.name.removeprefix(_PREFIX))
-        finally:
-            os.close(lock)
+            finally:
+                os.close(lock)
 
 
 def remove_empty(directory: Path) -> None:
     """Remove a directory in /run/cisfs, and that one, too, unless others have something there."""
     rundir.remove(directory, BASE)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _remove(identifier: str) -> None:

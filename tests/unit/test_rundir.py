@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,57 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         rundir.make(tmp_path / "file")
+
+
+def test_one_is_claimed_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "outer/inner"
+    held = rundir.claim(path.parent, path)
+    assert rundir.try_claim(path.parent, path) is None
+    assert rundir.abandoned(path) is None
+    os.close(held)
+    left = rundir.abandoned(path)
+    assert left is not None
+    assert rundir.try_claim(path.parent, path) is None
+    os.close(left)
+    again = rundir.try_claim(path.parent, path)
+    assert again is not None
+    os.close(again)
+    assert rundir.abandoned(tmp_path / "none") is None
+
+
+def once_after_locking(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Have something happen between a directory's being opened and its being locked."""
+    flock, todo = fcntl.flock, [happens]
+
+    def lock(fd: int, how: int) -> None:
+        if todo:
+            todo.pop()()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+
+
+def test_one_that_is_removed_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "there"
+    once_after_locking(monkeypatch, path.rmdir)
+    fd = rundir.claim(path)
+    assert os.path.samestat(os.fstat(fd), path.stat())
+    os.close(fd)
+    once_after_locking(monkeypatch, path.rmdir)
+    assert rundir.try_claim(path) is None
+
+
+def test_what_took_the_name_of_an_abandoned_one_is_not_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "there"
+    path.mkdir()
+
+    def replaced() -> None:
+        path.rename(tmp_path / "old")
+        path.mkdir()
+
+    once_after_locking(monkeypatch, replaced)
+    assert rundir.abandoned(path) is None

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.layer.locking import try_lock
 from cisfs.mount import syscalls
 from cisfs.runtime.images import config, layout, tools
 from cisfs.runtime.images.config import ImageConfig
@@ -188,9 +189,7 @@ def _sweep(images: Path) -> None:
         except OSError:
             continue  # finished just now
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass
+            if try_lock(lock):
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(lock)

@@ -11,7 +11,6 @@ a crash left behind.  Does not know how anything is mounted.  Any number of proc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cisfs.errors import BusyError
+from cisfs.layer.locking import is_locked
 from cisfs.mount import rundir
 
 BASE = Path("/run/cisfs/containers")
@@ -71,15 +71,7 @@ def claim(name: str) -> Place:
     Raises BusyError, OSError.
     """
     path, end = BASE / name, time.monotonic() + _PATIENCE
-    while True:
-        try:
-            rundir.make(BASE.parent, BASE, path)
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # another, ending, removed the empty parent just now
-        if _is_locked(lock) and _is_at(lock, path):
-            break
-        os.close(lock)
+    while (lock := rundir.try_claim(BASE.parent, BASE, path)) is None:
         if time.monotonic() > end:
             raise BusyError(
                 f"the servers of an earlier container {name} still run: look into {path}"
@@ -97,11 +89,10 @@ def claim(name: str) -> Place:
 def sweep() -> None:
     """Remove what was left by keepers that were killed."""
     for path in _paths():
-        with contextlib.suppress(OSError):
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = rundir.abandoned(path)
+        if lock is not None:
             try:
-                if _is_locked(lock):
-                    _remove(path)
+                _remove(path)
             finally:
                 os.close(lock)
 
@@ -131,12 +122,9 @@ def read(path: Path) -> dict[str, Any] | None:
 def _is_abandoned(path: Path) -> bool:
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return not is_locked(lock)
     finally:
         os.close(lock)
-    return True
 
 
 def _paths() -> list[Path]:
@@ -144,22 +132,6 @@ def _paths() -> list[Path]:
         return sorted(BASE.iterdir())
     except FileNotFoundError:
         return []
-
-
-def _is_locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(lock: int, path: Path) -> bool:
-    """Whether a directory still has its name, which the one who had it may have taken away."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _remove(path: Path) -> None:
