@@ -38,11 +38,10 @@ def run(args: argparse.Namespace) -> int:
             f"container {args.container} is not in the background: "
             "its output went where `cisfs run` was started"
         )
-    wanted = container.state.identifier
 
     def goes_on() -> bool:
-        states = (one.state for one in listing.containers())
-        return any(one.identifier == wanted and one.status != listing.EXITED for one in states)
+        current = listing.current(container)
+        return current is not None and current.state.status != listing.EXITED
 
     try:
         follow = goes_on if args.follow else lambda: False

@@ -94,18 +94,13 @@ def _await_end(container: Container) -> None:
         time.sleep(_POLL)
 
 
-def _current(container: Container) -> Container | None:
-    identifier = container.state.identifier
-    return next((one for one in listing.containers() if one.state.identifier == identifier), None)
-
-
 def _is_running(container: Container) -> bool:
-    current = _current(container)
+    current = listing.current(container)
     return current is not None and current.state.status == RUNNING
 
 
 def _is_kept(container: Container) -> bool:
-    current = _current(container)
+    current = listing.current(container)
     return current is not None and current.keeper == container.keeper
 
 

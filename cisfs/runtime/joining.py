@@ -18,14 +18,14 @@ from typing import Any
 
 from cisfs.errors import EngineError
 from cisfs.mount import syscalls
-from cisfs.runtime import account, engine
+from cisfs.runtime import account_files, engine
+from cisfs.runtime.account import Account
 from cisfs.runtime.listing import Container
 from cisfs.runtime.spelling import CAPABILITIES
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _RUNC_FAILED = 255
 _LOG_LIMIT = 1 << 16  # bytes
-_ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def execute(container: Container, order: Order) -> int:
 
 
 def _process(
-    own: dict[str, Any], order: Order, who: account.Account | None, bounding: Sequence[str]
+    own: dict[str, Any], order: Order, who: Account | None, bounding: Sequence[str]
 ) -> dict[str, Any]:
     """Return the process to execute, made of the container's own; not argv, which all can see.
 
@@ -100,16 +100,15 @@ def _process(
     return process
 
 
-def _account(container: Container, user: str) -> account.Account:
+def _account(container: Container, user: str) -> Account:
     try:
         root = os.open(f"/proc/{container.state.init}/root", os.O_PATH | os.O_DIRECTORY)
     except OSError:
         raise EngineError(f"container {container.state.name} has just ended") from None
     try:
-        passwd, group = (_text(root, path) for path in ("/etc/passwd", "/etc/group"))
+        return account_files.resolve(root, user)
     finally:
         os.close(root)
-    return account.resolve(user, passwd, group)
 
 
 def _bounding(container: Container) -> list[str]:
@@ -121,11 +120,6 @@ def _bounding(container: Container) -> list[str]:
     (row,) = (line for line in status.splitlines() if line.startswith("CapBnd:"))
     mask = int(row.split()[1], 16)
     return [name for bit, name in enumerate(CAPABILITIES) if mask & 1 << bit]
-
-
-def _text(root: int, path: str) -> str:
-    content = syscalls.read_in_root(root, path, _ACCOUNT_FILE_LIMIT)
-    return (content or b"").decode("utf-8", "surrogateescape")
 
 
 def _enter(container: Container) -> None:

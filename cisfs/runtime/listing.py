@@ -144,6 +144,12 @@ def containers() -> Iterator[Container]:
     yield from sorted(found, key=lambda container: container.state.created)
 
 
+def current(container: Container) -> Container | None:
+    """Return what the list says of a container by now; None if it is not on it any more."""
+    identifier = container.state.identifier
+    return next((one for one in containers() if one.state.identifier == identifier), None)
+
+
 def _read_all() -> list[Container]:
     found = []
     paths = list(DIRECTORY.glob("*.json")) if DIRECTORY.is_dir() else []

@@ -21,7 +21,7 @@ from cisfs.errors import CisfsError, EngineError
 from cisfs.keys import memory
 from cisfs.mount import server, syscalls
 from cisfs.registry.fetcher_launch import become
-from cisfs.runtime import account, bundle, command, engine, restored, stack
+from cisfs.runtime import account_files, bundle, command, engine, restored, stack
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.ending import stop_signal
@@ -32,7 +32,6 @@ from cisfs.runtime.workspace import Workspace
 
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _NO_TERMINAL = (80, 24)  # columns and lines
-_ACCOUNT_FILE_LIMIT = 1 << 22  # bytes
 
 
 def supervise(request: Request, opened: Opened, workspace: Workspace, line: Lower) -> NoReturn:
@@ -114,11 +113,7 @@ class _Run:
         """
         tree = os.open(root, os.O_PATH | os.O_DIRECTORY)
         try:
-            who = account.resolve(
-                self.request.user,
-                _read_text(tree, "/etc/passwd"),
-                _read_text(tree, "/etc/group"),
-            )
+            who = account_files.resolve(tree, self.request.user)
             self._check_working_directory(tree)
             container = bundle.Container(
                 identifier=self.workspace.identifier,
@@ -190,9 +185,3 @@ def _terminal_size() -> tuple[int, int]:
         return os.get_terminal_size(0)
     except OSError:
         return _NO_TERMINAL  # in the background
-
-
-def _read_text(tree: int, path: str) -> str:
-    """Return a file of the container, empty when it has none."""
-    content = syscalls.read_in_root(tree, path, _ACCOUNT_FILE_LIMIT)
-    return (content or b"").decode("utf-8", "surrogateescape")

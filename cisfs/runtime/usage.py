@@ -91,11 +91,6 @@ def _stop_ours(container: Container, seconds: float) -> None:
         end = time.monotonic() + _PATIENCE
         while current is not None and current.state.status == CREATED and time.monotonic() < end:
             time.sleep(_POLL)
-            current = _current(container)
+            current = listing.current(container)
     if current is not None:
         ending.stop(current, seconds)
-
-
-def _current(container: Container) -> Container | None:
-    identifier = container.state.identifier
-    return next((one for one in listing.containers() if one.state.identifier == identifier), None)
