@@ -11,10 +11,10 @@ import os
 import select
 import termios
 import time
-import tty
+from contextlib import ExitStack
 from types import TracebackType
 
-Attributes = list[int | list[bytes | int]]  # tcgetattr(3)
+from cisfs.runtime import terminal
 
 _PIECE = 4096  # bytes: a terminal's own buffer is no larger
 _STDIN, _STDOUT = 0, 1
@@ -27,7 +27,7 @@ class Console:
     def __init__(self) -> None:
         """Leave the terminal alone until `attach`."""
         self._master: int | None = None
-        self._saved: Attributes | None = None
+        self._undo = ExitStack()
         self._input_open = True
 
     def __enter__(self) -> Console:
@@ -41,16 +41,14 @@ class Console:
         trace: TracebackType | None,
     ) -> None:
         """Show what output is left, close the container's terminal, restore the user's."""
-        try:
+        with self._undo:
             self._drain()
-        finally:
-            self._restore()
 
     def attach(self, master: int) -> None:
         """Connect the terminal with the container's, whose master side this object then owns."""
         self._master = master
-        self._saved = termios.tcgetattr(_STDIN)
-        tty.setraw(_STDIN, termios.TCSADRAIN)
+        self._undo.callback(self._close_master)
+        self._undo.enter_context(terminal.raw(_STDIN))
         self.copy_size()
 
     def copy_size(self) -> None:
@@ -72,10 +70,10 @@ class Console:
     def transfer(self, ready: list[int]) -> None:
         """Move what has arrived on the `ready` ones of the sources."""
         if self._master is not None and _STDIN in ready:
-            data = _read(_STDIN)
+            data = terminal.read(_STDIN, _PIECE)
             if data:
-                _write(self._master, data)
-            else:
+                terminal.write(self._master, data)
+            elif data is not None:
                 self._input_open = False  # the user's terminal has been hung up
         if self._master is not None and self._master in ready and not self._show():
             self._close_master()
@@ -84,45 +82,19 @@ class Console:
         """Print one piece of output; False when the container's side is closed for good."""
         if self._master is None:
             return False
-        data = _read(self._master)
+        data = terminal.read(self._master, _PIECE)
         if data:
-            _write(_STDOUT, data)
-        return bool(data)
+            terminal.write(_STDOUT, data)
+        return data != b""
 
     def _drain(self) -> None:
         deadline = time.monotonic() + _DRAIN_TIME
-        while self._master is not None and time.monotonic() < deadline:
-            ready, _, _ = select.select([self._master], [], [], deadline - time.monotonic())
-            if not ready or not self._show():
+        while self._master is not None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._master], [], [], left)[0] or not self._show():
                 self._close_master()
 
     def _close_master(self) -> None:
         if self._master is not None:
             master, self._master = self._master, None
             os.close(master)
-
-    def _restore(self) -> None:
-        self._close_master()
-        if self._saved is not None:
-            try:
-                termios.tcsetattr(_STDIN, termios.TCSADRAIN, self._saved)
-            except termios.error:
-                pass  # hung up: there is nothing left to restore
-            self._saved = None
-
-
-def _read(descriptor: int) -> bytes:
-    """Read a piece; empty at the end, which a terminal's master side reports as EIO (pty(7))."""
-    try:
-        return os.read(descriptor, _PIECE)
-    except OSError:
-        return b""
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, or drop it when nobody is there to read it any more."""
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError:
-        pass

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from cisfs.runtime import terminal
+
 PART = 8 << 20  # bytes; at least so much of the latest output is kept, and at most twice that
 _PIECE = 1 << 16
 _HEAD = struct.Struct("<q")
@@ -62,9 +64,10 @@ class Recorder:
     """Takes a container's output, from a pipe or its terminal, to a log."""
 
     def __init__(self, log: Log, pipe: int) -> None:
-        """Read from `pipe`, which must not block."""
+        """Read from `pipe`, which must not block, and stays the caller's."""
         self._log = log
         self._sources = [pipe]
+        self._terminals: list[int] = []
 
     def __enter__(self) -> Recorder:
         """Return self."""
@@ -76,7 +79,14 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take what is still under way."""
+        """Take what is still under way, and close the terminals."""
+        try:
+            self._drain()
+        finally:
+            while self._terminals:
+                os.close(self._terminals.pop())
+
+    def _drain(self) -> None:
         deadline = time.monotonic() + _DRAIN_TIME
         while self._sources and time.monotonic() < deadline:
             ready, _, _ = select.select(self._sources, [], [], 0)
@@ -85,8 +95,9 @@ class Recorder:
             self.transfer(ready)
 
     def attach(self, master: int) -> None:
-        """Read from a terminal, too."""
+        """Read from a terminal, too, whose master side this object then owns."""
         self._sources.append(master)
+        self._terminals.append(master)
 
     def copy_size(self) -> None:
         """There is no window whose size could be copied."""
@@ -100,14 +111,10 @@ class Recorder:
         for descriptor in ready:
             if descriptor not in self._sources:
                 continue
-            try:
-                data = os.read(descriptor, _PIECE)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""  # a terminal's master side says the end so (pty(7))
-            self._log.append(data)
-            if not data:
+            data = terminal.read(descriptor, _PIECE)
+            if data:
+                self._log.append(data)
+            elif data is not None:
                 self._sources.remove(descriptor)
 
 

@@ -12,11 +12,10 @@ import select
 import signal
 import socket
 import struct
-import termios
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from cisfs.runtime import terminal
 from cisfs.runtime.line import FORWARDED
 
 _PIECE = 1 << 16  # bytes
@@ -75,11 +74,11 @@ class Stream:
 
     def _print(self, data: bytes) -> None:
         if not self._framed:
-            _write(_STDOUT, data)
+            terminal.write(_STDOUT, data)
             return
         self._pending += data
         for target, text in self._frames():
-            _write(_STDERR if target == _STDERR else _STDOUT, text)
+            terminal.write(_STDERR if target == _STDERR else _STDOUT, text)
 
     def _frames(self) -> Iterator[tuple[int, bytes]]:
         while len(self._pending) >= _FRAME.size:
@@ -91,14 +90,11 @@ class Stream:
             yield target, text
 
     def _take_input(self) -> None:
-        try:
-            data = os.read(_STDIN, _PIECE)
-        except OSError:
-            data = b""  # the terminal was hung up
+        data = terminal.read(_STDIN, _PIECE)
         with suppress(OSError):  # the container takes no more
             if data:
                 self._connection.sendall(data)
-            else:
+            elif data is not None:
                 self._input_open = False
                 self._connection.shutdown(socket.SHUT_WR)
 
@@ -141,25 +137,3 @@ def signals_noticed() -> Iterator[int]:
         signal.set_wakeup_fd(before)
         os.close(receive)
         os.close(send)
-
-
-@contextmanager
-def raw_terminal(wanted: bool) -> Iterator[None]:
-    """Pass every key on as it is, if `wanted`; restore the terminal afterwards."""
-    if not wanted:
-        yield
-        return
-    saved = termios.tcgetattr(_STDIN)
-    tty.setraw(_STDIN, termios.TCSADRAIN)
-    try:
-        yield
-    finally:
-        with suppress(termios.error):  # hung up: there is nothing left to restore
-            termios.tcsetattr(_STDIN, termios.TCSADRAIN, saved)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, or drop it when nobody is there to read it any more."""
-    with suppress(OSError):
-        while data:
-            data = data[os.write(descriptor, data) :]

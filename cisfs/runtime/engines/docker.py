@@ -11,10 +11,11 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cisfs.errors import EngineError
+from cisfs.runtime import terminal
 from cisfs.runtime.engine import exit_code_of
 from cisfs.runtime.engines import attach, bases, names
 from cisfs.runtime.engines.keys import Loan
@@ -251,13 +252,17 @@ class _Container:
                 refused = self._start()
                 if refused is not None:
                     return refused
-                with attach.raw_terminal(self._options.terminal and os.isatty(0)):
+                with terminal.raw(0) if self._has_terminal else nullcontext():
                     self._resize()
                     attach.attend(stream, waiting.raw.fileno(), self._deliver, signals)
                 return Outcome(int(waiting.json()["StatusCode"]))
             finally:
                 stream.close()
                 waiting.close()
+
+    @property
+    def _has_terminal(self) -> bool:
+        return self._options.terminal and os.isatty(0)
 
     def _wait(self) -> requests.Response:
         """Ask for the end; the answer's head comes at once, and its body at the end."""
@@ -310,7 +315,7 @@ class _Container:
     def _resize(self) -> None:
         import docker.errors
 
-        if not (self._options.terminal and os.isatty(0)):
+        if not self._has_terminal:
             return
         try:
             columns, lines = os.get_terminal_size(0)
