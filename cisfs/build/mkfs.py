@@ -13,7 +13,6 @@ import contextlib
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -22,11 +21,11 @@ from pathlib import Path
 
 from cisfs.build import interrupts
 from cisfs.errors import CisfsError, UsageError
+from cisfs.mount import programs
 from cisfs.mount.process import end_with_parent
 
 MEMORY_PER_ENTRY = 7 << 10  # bytes; mkfs.erofs 1.5 takes 6.2 KiB for each inode until it ends
 
-_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # not everybody's PATH has them
 _ALL_INLINE = str((1 << 31) - 1)
 _CLUSTER_SIZE = 64 << 10
 _TICK = 0.2  # seconds between two looks at how far it is
@@ -35,7 +34,7 @@ _COMPLAINT_LIMIT = 500  # characters
 
 def find() -> str:
     """Return the path of mkfs.erofs.  Raises UsageError that names the package."""
-    found = shutil.which("mkfs.erofs") or shutil.which("mkfs.erofs", path=_SYSTEM_DIRECTORIES)
+    found = programs.find("mkfs.erofs")
     if found is None:
         raise UsageError(
             "mkfs.erofs is not installed; on Debian and Ubuntu: apt install erofs-utils"

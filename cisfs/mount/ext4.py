@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.layer.scratch import BlockImage
-from cisfs.mount import newmount
+from cisfs.mount import newmount, programs
 
 BLOCK_SIZE = 4096
-_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # not everybody's PATH has them
 _INODE_RATIO = 16384  # bytes of the image for each inode
 _PIECE = 1 << 20
 # In the superblock, at 1024: the kernel's Documentation/filesystems/ext4/super.rst.
@@ -73,7 +71,7 @@ def _run_mkfs(file: int, *, journal: bool) -> None:
 
 
 def _find_mkfs() -> str:
-    found = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path=_SYSTEM_DIRECTORIES)
+    found = programs.find("mkfs.ext4")
     if found is None:
         raise MountError("mkfs.ext4 is not installed; on Debian and Ubuntu: apt install e2fsprogs")
     return found

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import EngineError
+from cisfs.mount import programs
 from cisfs.runtime.command import NOT_EXECUTABLE, NOT_FOUND, Refusal
-
-_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # not everybody's PATH has them
 
 
 def find() -> str:
     """Return the path of runc.  Raises EngineError that names the package when there is none."""
-    found = shutil.which("runc") or shutil.which("runc", path=_SYSTEM_DIRECTORIES)
+    found = programs.find("runc")
     if found is None:
         raise EngineError("runc is not installed; on Debian and Ubuntu: apt install runc")
     return found

@@ -302,7 +302,7 @@ def test_what_is_no_tar_is_not_sealed(site: Site) -> None:
 
 
 def test_a_machine_without_mkfs(site: Site) -> None:
-    gone = "from cisfs.build import mkfs; mkfs.shutil.which = lambda *words, **options: None\n"
+    gone = "from cisfs.mount import programs; programs.find = lambda name: None\n"
     fail(site, site.source, 2, "apt install erofs-utils", *LZ4, change=gone)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cisfs.cli.main import main
+from cisfs.mount import programs as system
 from cisfs.runtime.configure import engines
 from cisfs.runtime.doctor import examination, host, programs
 from cisfs.runtime.doctor.finding import Finding, Level, failure, ok, warning
@@ -84,7 +85,7 @@ def script(path: Path, text: str) -> None:
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory that programs are found in."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    monkeypatch.setattr(programs, "_SYSTEM_DIRECTORIES", "")
+    monkeypatch.setattr(system, "_SYSTEM_DIRECTORIES", "")
     return tmp_path
 
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 
 from cisfs.errors import CisfsError
+from cisfs.mount.programs import find
 from cisfs.runtime.configure import engines
 from cisfs.runtime.doctor.finding import Finding, failure, ok, warning
 
 _PATIENCE = 10.0  # seconds
-_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # not everybody's PATH has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,6 @@ ENGINES = {
     "containerd": Program("containerd", "containerd"),
     "podman": Program("podman", "podman"),
 }
-
-
-def find(name: str) -> str | None:
-    """Return where a program is."""
-    return shutil.which(name) or shutil.which(name, path=_SYSTEM_DIRECTORIES)
 
 
 def version(program: Program) -> str | None:
