@@ -63,9 +63,7 @@ def _leave_namespace() -> bool:
     What is mounted there is seen by no other process, and is gone when the last of ours ends.
     """
     try:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        # Slave, not private: what the host unmounts must not stay busy because of us.
-        syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+        syscalls.leave_mounts()
     except OSError:
         return False  # a container's root, or one in a chroot
     return True

@@ -48,9 +48,7 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     Raises MountError in words, OSError.
     """
     original = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # Slave, not private: what the host unmounts meanwhile must not stay busy because of us.
-    syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+    syscalls.leave_mounts()
     image = _show_image(plan)
     os.close(plan.device)  # or requests would wait for this process when all the others are dead
     serve()

@@ -54,6 +54,16 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(ctypes.c_int(flags)))
 
 
+def leave_mounts() -> None:
+    """Go on in a mount namespace of our own: what is mounted there the host does not see.
+
+    What the host mounts and unmounts shows there, too: a file system that it unmounts must not stay
+    busy because of us.
+    """
+    unshare(CLONE_NEWNS)
+    mount("none", "/", flags=MS_SLAVE | MS_REC)
+
+
 def enter_namespace(namespace: int, kind: int) -> None:
     """Go on in the namespace of a descriptor, of the `kind` CLONE_NEW..., setns(2)."""
     _check(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(kind)))

@@ -82,8 +82,7 @@ class _OfEngine:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Path]:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+        syscalls.leave_mounts()
         place = self.path / record.MOUNTS
         _mount(str(self.record["device"]), place)
         try:

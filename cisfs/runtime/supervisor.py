@@ -82,9 +82,7 @@ class _Run:
         os.setsid()
         for number in FORWARDED:
             signal.signal(number, signal.SIG_DFL)
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        # Slave, not private: what the host unmounts must not stay busy because of us.
-        syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+        syscalls.leave_mounts()
         syscalls.mount("proc", "/proc", "proc", _QUIET)  # of the new PID namespace
         place = str(self.workspace.path)
         stack.mount_memory(self.workspace.path)

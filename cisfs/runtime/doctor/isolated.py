@@ -109,9 +109,7 @@ def _settle() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):  # servers log to standard error
         os.dup2(null, standard)
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # Slave, not private: what the host unmounts must not stay busy because of us.
-    syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+    syscalls.leave_mounts()
     syscalls.mount("proc", "/proc", "proc")
     syscalls.mount("cisfs", str(PLACE.parent), "tmpfs", options="mode=0755")
     PLACE.mkdir()

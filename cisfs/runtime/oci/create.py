@@ -129,9 +129,7 @@ def _leave() -> int:
     """Go into a mount namespace of our own; return a descriptor of the one that was left."""
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     memory.make_undumpable()  # until runc is executed, whose limits are not to change
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    # Slave, not private: what the host unmounts must not stay busy because of us.
-    syscalls.mount("none", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
+    syscalls.leave_mounts()
     return home
 
 
