@@ -7,7 +7,6 @@ it.  One thread at a time; an opened vault survives fork, and the lock goes with
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -41,6 +40,7 @@ from cisfs.layer.journal import Journal, read_left_over
 from cisfs.layer.recovery import recover
 from cisfs.layer.renaming import is_at
 from cisfs.layer.units import Buffers
+from cisfs.layer.writing import sync_file_system
 
 DEFAULT_UNIT_SIZE = 32 * 1024
 
@@ -203,7 +203,7 @@ class Vault:
             for line in self.mended:
                 log.warning("%s: %s", self.path, line)
         if not self.read_only:
-            journal = Journal(self.fd, self.keys.journal, lambda: _sync_filesystem(self.fd))
+            journal = Journal(self.fd, self.keys.journal, lambda: sync_file_system(self.fd))
             context = replace(context, journal=journal)
         self.context = context
 
@@ -213,7 +213,7 @@ class Vault:
 
     def sync(self) -> None:
         """Make everything in the vault durable.  Raises OSError."""
-        _sync_filesystem(self.fd)
+        sync_file_system(self.fd)
 
     def close(self) -> None:
         """Close the vault: the journal is emptied and the lock released.  Raises OSError."""
@@ -347,9 +347,3 @@ def _lock(fd: int, path: Path, read_only: bool) -> None:
         raise BusyError(
             f"vault {path} is mounted {how} or in use by another cisfs command; unmount it first"
         ) from None
-
-
-def _sync_filesystem(fd: int) -> None:
-    """syncfs(2): make everything on the vault's file system durable."""
-    if ctypes.CDLL(None, use_errno=True).syncfs(fd):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -5,11 +5,14 @@ Does not know what is written.  Safe anywhere.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
 
 Bytes = bytes | bytearray | memoryview
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_at(fd: int, data: Bytes, offset: int) -> None:
@@ -36,3 +39,9 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(fd: int) -> None:
+    """Make all of the file system that `fd` is of durable, syncfs(2).  Raises OSError."""
+    if _libc.syncfs(fd):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.layer.scratch import BlockImage
-from cisfs.mount import ext4, loopdevice, newmount, points, scratch_serving, syscalls
+from cisfs.mount import ext4, loopdevice, newmount, points, scratch_serving, syscalls, unmount
 from cisfs.mount.assignment import MountOptions, live
 from cisfs.mount.server import Server, ending
 
@@ -60,22 +60,11 @@ class Scratch(Server):
     def _unmount(self) -> bool:
         """Unmount; False if it is still in use somewhere, and only written back."""
         try:
-            syscalls.unmount(str(self.mountpoint), syscalls.UMOUNT_NOFOLLOW)
+            return unmount.leave(self.mountpoint)
         except OSError as error:
             if error.errno == errno.EINVAL:  # it is not mounted here any more
                 return True
-            if error.errno != errno.EBUSY:
-                raise
-        else:
-            return True
-        root = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syscalls.unmount(str(self.mountpoint), syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
-            with contextlib.suppress(OSError):
-                syscalls.sync_file_system(root)
-        finally:
-            os.close(root)
-        return False
+            raise
 
 
 def start(image: BlockImage, mountpoint: Path, options: MountOptions) -> Scratch:

@@ -26,8 +26,8 @@ from setproctitle import setproctitle
 
 from cisfs.errors import CisfsError
 from cisfs.keys import memory
-from cisfs.mount import process, syscalls, wire
-from cisfs.mount.assignment import TERMINATION, MountOptions, settle
+from cisfs.mount import process, wire
+from cisfs.mount.assignment import TERMINATION, MountOptions, go_home, settle
 from cisfs.mount.session import Answer, Session
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def serve(
 
     `device` is /dev/fuse, mounted; `mountpoint` is only a name to be known by.
     """
-    if options.home is not None:
-        syscalls.enter_namespace(options.home, syscalls.CLONE_NEWNS)
+    go_home(options)
     settle(options, parent)
     setproctitle(f"cisfs: scratch {os.fsencode(mountpoint).decode(errors='replace')}")
     requests = _Signals()

@@ -90,11 +90,6 @@ def unmount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
-def sync_file_system(descriptor: int) -> None:
-    """Write back all of the file system that `descriptor` is of, syncfs(2)."""
-    _check(_libc.syncfs(ctypes.c_int(descriptor)))
-
-
 def open_in_root(root: int, path: str, flags: int) -> int:
     """Open `path` as a process would whose "/" is the directory `root`; return a descriptor.
 

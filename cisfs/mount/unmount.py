@@ -9,7 +9,6 @@ is for a process forked from the server).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.layer.locking import try_lock
+from cisfs.layer.writing import sync_file_system
 from cisfs.mount import records, syscalls
 from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
@@ -25,8 +25,6 @@ _WRITER_PATIENCE = 120.0
 _READER_PATIENCE = 2.0
 _WORKERS_PATIENCE = 5.0  # they need some milliseconds, if nothing else has the mount
 _POLL = 0.01
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> bool:
@@ -92,19 +90,30 @@ def depart(mountpoint: Path, device: str) -> None:
     For a process forked from the server, while the server goes on answering.  Raises OSError.
     """
     entry = mounted_at(mountpoint)
-    if entry is None or entry.device != device:
-        return
+    if entry is not None and entry.device == device:
+        leave(mountpoint)
+
+
+def leave(mountpoint: Path) -> bool:
+    """Unmount; when it is in use, detach it and write it back, and return False.
+
+    Raises OSError: EINVAL if nothing is mounted there.
+    """
     try:
         _take_away(mountpoint, lazy=False)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
     else:
-        return
-    fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    _take_away(mountpoint, lazy=True)
-    if _libc.syncfs(fd):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return True
+    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _take_away(mountpoint, lazy=True)
+        with contextlib.suppress(OSError):  # the kernel's log has it, and nobody is left to tell
+            sync_file_system(root)
+    finally:
+        os.close(root)
+    return False
 
 
 def _take_away(mountpoint: Path, *, lazy: bool) -> None:

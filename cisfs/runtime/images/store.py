@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cisfs.errors import EngineError
 from cisfs.layer.locking import try_lock
-from cisfs.mount import syscalls
+from cisfs.layer.writing import sync_file_system
 from cisfs.runtime.images import config, layout, tools
 from cisfs.runtime.images.config import ImageConfig
 from cisfs.runtime.images.reference import Reference
@@ -124,7 +124,7 @@ def _publish(new: Path, final: Path) -> None:
     # After a loss of power the name must not stand for half a tree.
     directory = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        syscalls.sync_file_system(directory)
+        sync_file_system(directory)
     finally:
         os.close(directory)
     try:
