@@ -24,7 +24,7 @@ from cisfs.build.index import Index
 from cisfs.build.view import SourceTree
 from cisfs.errors import CisfsError, MountError
 from cisfs.keys import memory
-from cisfs.mount import points, process, unmount
+from cisfs.mount import bdi, points, process, unmount
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 from cisfs.mount.server import Server
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _OPTIONS = frozenset({"ro", "nosuid", "nodev", "noexec", "fsname=cisfs-seal", "subtype=cisfs"})
 _TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _MOUNTED = b"mounted"
-_READ_AHEAD_KIB = 1024
 _TICK = 1.0  # bounds the wait for a signal that came between two looks, as in cisfs.mount.serving
 
 
@@ -84,7 +83,7 @@ def _start(index: Index, mountpoint: Path) -> Server:
             server.stop()
         said = report.decode(errors="replace") or "its server ended early"
         raise MountError(f"cannot show the source to the maker of images: {said}")
-    points.set_read_ahead(entry, _READ_AHEAD_KIB)
+    bdi.read_ahead(entry.device)
     return server
 
 

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.mount import loopdevice, newmount, records, syscalls
-from cisfs.mount.loopdevice import device_name, read_ahead
+from cisfs.mount import bdi, loopdevice, newmount, records, syscalls
 from cisfs.mount.points import EROFS
 
-_BDI = Path("/sys/class/bdi")
 _PRIVATE = Path("/run")  # always there; what is in it is out of sight while we mount
 
 
@@ -52,17 +50,17 @@ def mount(plan: Plan, serve: Callable[[], None]) -> None:
     image = _show_image(plan)
     os.close(plan.device)  # or requests would wait for this process when all the others are dead
     serve()
-    read_ahead(device_name(image.stat().st_dev))
-    before = _erofs_bdis()
+    bdi.read_ahead(bdi.name_of(image.stat().st_dev))
+    before = bdi.names(EROFS)
     mounted, source = _through_loop(plan) if plan.through_loop else _from_file(plan)
     syscalls.enter_namespace(original, syscalls.CLONE_NEWNS)
     if plan.recorded:
         # Before it shows: should all of us be killed now, it is known to be ours.
-        records.announce(device_name(os.fstat(mounted).st_dev), source, plan.layer)
+        records.announce(bdi.name_of(os.fstat(mounted).st_dev), source, plan.layer)
     newmount.place(mounted, plan.mountpoint)
     # The kernel names these by number and tells nobody whose they are.
-    for name in _erofs_bdis() - before:
-        read_ahead(name)
+    for name in bdi.names(EROFS) - before:
+        bdi.read_ahead(name)
 
 
 def _show_image(plan: Plan) -> Path:
@@ -122,7 +120,7 @@ def _through_loop(plan: Plan) -> tuple[int, str]:
         os.close(image)
     try:
         name = loopdevice.path_of(loop)
-        read_ahead(device_name(os.fstat(loop).st_rdev))
+        bdi.read_ahead(bdi.name_of(os.fstat(loop).st_rdev))
         configured = newmount.Configured(EROFS)
         try:
             configured.string("source", name)
@@ -139,10 +137,3 @@ def _refusal(plan: Plan, error: OSError) -> str:
     if error.errno == errno.ENODEV:
         return "this kernel has no EROFS: load the kernel module with modprobe erofs"
     return f"the kernel cannot mount the image in {plan.layer}: {error.strerror}"
-
-
-def _erofs_bdis() -> set[str]:
-    try:
-        return {name for name in os.listdir(_BDI) if name.startswith(EROFS)}
-    except OSError:
-        return set()

@@ -6,12 +6,10 @@ answers the requests of the file's own file system.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 from cisfs.errors import MountError
 
@@ -23,11 +21,6 @@ _LO_READ_ONLY, _LO_AUTOCLEAR, _LO_DIRECT_IO = 1, 4, 16
 _NAME_SIZE = 64
 _CONFIG = struct.Struct(f"=II40xIIII{_NAME_SIZE}s{_NAME_SIZE}s32x16x64x")
 _ATTEMPTS = 16
-
-_BDI = Path("/sys/class/bdi")
-_READ_AHEAD_KIB = "1024"
-_KERNELS_READ_AHEAD_KIB = "128"
-_MOST_DIRTY = 256 << 20  # bytes; writing back begins at half of it
 
 
 def attach(file: int, name: bytes, *, read_only: bool, block_size: int = 0) -> int:
@@ -70,37 +63,3 @@ def _free(how: int) -> int:
 def path_of(loop: int) -> str:
     """Return the path of a loop device."""
     return os.readlink(f"/proc/self/fd/{loop}")
-
-
-def device_name(device: int) -> str:
-    """Return a device number as the kernel writes it, "major:minor"."""
-    return f"{os.major(device)}:{os.minor(device)}"
-
-
-def read_ahead(name: str) -> None:
-    """Make the kernel read ahead 1 MiB instead of 128 KiB; it is as well that it may refuse.
-
-    `name` is that of a block or FUSE device, "major:minor", or else a name in /sys/class/bdi.
-    """
-    _set(name, {"read_ahead_kb": _READ_AHEAD_KIB})
-
-
-def write_soon(name: str) -> None:
-    """Have what is written go to the device before there is much of it, as far as that can be set.
-
-    By default the kernel begins when a tenth of the memory is to be written, and then whoever waits
-    for it waits long; also, that much memory cannot be had back without the device's server.  Linux
-    6.2.
-    """
-    _set(name, {"strict_limit": "1", "max_bytes": str(_MOST_DIRTY)})
-
-
-def restore(name: str) -> None:
-    """Set a device back to the kernel's defaults: the next user of its number may be anybody."""
-    _set(name, {"strict_limit": "0", "max_ratio": "100", "read_ahead_kb": _KERNELS_READ_AHEAD_KIB})
-
-
-def _set(name: str, settings: dict[str, str]) -> None:
-    for setting, value in settings.items():
-        with contextlib.suppress(OSError):
-            (_BDI / name / setting).write_text(value)

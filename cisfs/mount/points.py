@@ -139,12 +139,3 @@ def _contains(outer: Path, inner: Path) -> bool:
         return any(os.path.samestat(outer_stat, path.stat()) for path in (inner, *inner.parents))
     except FileNotFoundError:
         return False  # a vault that is not there is somebody else's error to report
-
-
-def set_read_ahead(entry: MountEntry, kib: int) -> bool:
-    """Make the kernel read ahead `kib` KiB (128 by default); False where that takes more rights."""
-    try:
-        Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb").write_text(str(kib))
-    except OSError:
-        return False
-    return True

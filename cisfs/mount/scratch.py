@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.layer.scratch import BlockImage
-from cisfs.mount import ext4, loopdevice, newmount, points, scratch_serving, syscalls, unmount
+from cisfs.mount import bdi, ext4, loopdevice, newmount, points, scratch_serving, syscalls, unmount
 from cisfs.mount.assignment import MountOptions, live
 from cisfs.mount.server import Server, ending
 
@@ -55,7 +55,7 @@ class Scratch(Server):
 
     def leave_loop(self) -> None:
         """Leave the loop device as it was found, after the server's end; `stop` does it, too."""
-        loopdevice.restore(loopdevice.device_name(os.stat(self.loop).st_rdev))
+        bdi.restore(bdi.name_of(os.stat(self.loop).st_rdev))
 
     def _unmount(self) -> bool:
         """Unmount; False if it is still in use somewhere, and only written back."""
@@ -116,9 +116,9 @@ def _mount_image(root: int, mountpoint: Path, *, durable: bool) -> str:
     """Mount the ext4 in the file `root`, with its directories; return the loop device's path."""
     loop = _attach(root)
     try:
-        name = loopdevice.device_name(os.fstat(loop).st_rdev)
-        loopdevice.read_ahead(name)
-        loopdevice.write_soon(name)
+        name = bdi.name_of(os.fstat(loop).st_rdev)
+        bdi.read_ahead(name)
+        bdi.write_soon(name)
         path = loopdevice.path_of(loop)
         ext4.mount(path, mountpoint, durable=durable)
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
-from cisfs.mount import points, process, records, unmount
+from cisfs.mount import bdi, points, process, records, unmount
 from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, TERMINATION, Assignment, MountOptions, live
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = [
     "start",
 ]
 
-_READ_AHEAD_KIB = 1024
 _POLL = 0.01
 
 
@@ -147,7 +146,7 @@ class Launched:
             self.server.stop()
             raise MountError(f"the server mounted, but nothing shows at {mountpoint}")
         if entry.fstype == points.FSTYPE:
-            points.set_read_ahead(entry, _READ_AHEAD_KIB)
+            bdi.read_ahead(entry.device)
         return self.server
 
 

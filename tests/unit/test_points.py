@@ -122,8 +122,3 @@ def test_a_machine_without_fuse_is_told_what_to_do(
     (tmp_path / "fuse").mkdir()
     with pytest.raises(NoFuseError, match="not usable"):
         points.require_fuse()
-
-
-def test_read_ahead_without_the_right_to_set_it_is_no_error() -> None:
-    entry = points.MountEntry("no:such", Path("/srv"), frozenset(), points.FSTYPE, "/vault")
-    assert not points.set_read_ahead(entry, 1024)
