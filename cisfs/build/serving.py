@@ -15,16 +15,16 @@ import gc
 import os
 import signal
 import tempfile
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 from cisfs.build.index import Index
 from cisfs.build.view import SourceTree
-from cisfs.errors import CisfsError, MountError
+from cisfs.errors import MountError
 from cisfs.keys import memory
-from cisfs.mount import bdi, points, process, unmount
+from cisfs.mount import bdi, points, unmount
+from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, live, settle, tell
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 from cisfs.mount.server import Server
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from cisfs.layer.tree import VaultTree
 
 _OPTIONS = frozenset({"ro", "nosuid", "nodev", "noexec", "fsname=cisfs-seal", "subtype=cisfs"})
-_TERMINATION = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_MOUNTED = b"mounted"
 _TICK = 1.0  # bounds the wait for a signal that came between two looks, as in cisfs.mount.serving
 
 
@@ -68,7 +66,7 @@ def _start(index: Index, mountpoint: Path) -> Server:
     pid = os.fork()
     if pid == 0:
         os.close(receive)
-        _be_server(index, mountpoint, send, parent)
+        live(lambda: _serve(index, mountpoint, send, parent), send)
     os.close(send)
     server = Server(pid, mountpoint)
     try:
@@ -78,10 +76,11 @@ def _start(index: Index, mountpoint: Path) -> Server:
         os.kill(pid, signal.SIGTERM)
         raise
     entry = points.mounted_at(mountpoint)
-    if report != _MOUNTED or entry is None:
+    if report != MOUNTED or entry is None:
         with contextlib.suppress(MountError):
             server.stop()
-        said = report.decode(errors="replace") or "its server ended early"
+        _, _, said = report.decode(errors="replace").partition("\n")
+        said = said or "its server ended early"
         raise MountError(f"cannot show the source to the maker of images: {said}")
     bdi.read_ahead(entry.device)
     return server
@@ -96,29 +95,11 @@ def _stop(server: Server) -> None:
     server.stop()
 
 
-def _be_server(index: Index, mountpoint: Path, report: int, parent: int) -> NoReturn:
-    """Serve for the rest of this process's life; nothing of the caller's runs here again."""
-    code = 1
-    try:
-        memory.keep_private()
-        memory.lock_for_good()
-        process.leave_home()
-        process.shed_descriptors(keep_stderr=True)
-        process.start_logging(None, to_stderr=True)
-        process.end_with_parent(parent)
-        gc.freeze()  # a collection would write to every page of the index, and so copy it
-        _serve(index, mountpoint, report)
-        code = 0
-    except (CisfsError, OSError) as error:
-        with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
-            os.write(report, str(error).encode())
-    except BaseException:  # noqa: BLE001 - must not unwind into the parent's frames
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _serve(index: Index, mountpoint: Path, report: int) -> None:
+def _serve(index: Index, mountpoint: Path, report: int, parent: int) -> int:
+    """Be the server that was forked by `parent`; return the exit code."""
+    settle(MountOptions(detach=False), parent)
+    memory.lock_for_good()
+    gc.freeze()  # a collection would write to every page of the index, and so copy it
     stand_in_for_trio()
     from cisfs.mount import pyfuse
 
@@ -132,7 +113,7 @@ def _serve(index: Index, mountpoint: Path, report: int) -> None:
     session = pyfuse.Session(tree, str(mountpoint), set(_OPTIONS), loop)
     entry = points.mounted_at(mountpoint)
     try:
-        os.write(report, _MOUNTED)
+        tell(report, MOUNTED)
         os.close(report)
         session.serve()
     finally:
@@ -142,6 +123,7 @@ def _serve(index: Index, mountpoint: Path, report: int) -> None:
             unmount.detach(mountpoint)
         with contextlib.suppress(OSError):
             mountpoint.rmdir()
+    return 0
 
 
 def _watch_signals(loop: DirectLoop) -> None:
@@ -155,7 +137,7 @@ def _watch_signals(loop: DirectLoop) -> None:
     def look(_signal: int, _frame: FrameType | None) -> None:
         loop.attention = asked
 
-    for number in _TERMINATION:
+    for number in TERMINATION:
         signal.signal(number, terminate)
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
