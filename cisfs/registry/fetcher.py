@@ -100,12 +100,15 @@ class Service:
 
     def serve(self) -> None:
         """Answer until all is here, nobody needs it any more, or the plan is closed."""
-        while not self._is_over():
-            for key, _ in self._selector.select(_TICK):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.fileobj, socket.socket):
-                    self._receive(key.fileobj)
+        with self._selector:
+            while not self._is_over():
+                for key, _ in self._selector.select(_TICK):
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif isinstance(key.fileobj, socket.socket):
+                        self._receive(key.fileobj)
+            for reader in list(self._waiters):
+                self._leave(reader)
 
     def _is_over(self) -> bool:
         now = monotonic()

@@ -51,3 +51,22 @@ def test_what_one_reader_waits_for_is_bounded(path: Path) -> None:
         assert greedy.recv(64) == b""
         with pytest.raises(TimeoutError):
             modest.recv(64)
+
+
+def test_who_is_still_there_at_the_end_learns_of_it(tmp_path: Path) -> None:
+    filler = pulled(tmp_path, UNITS).filler()
+    plan = Plan(filler, quiet=1)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as reader,
+    ):
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        service = fetcher.Service(listener, filler, plan)
+        reader.connect(str(tmp_path / "s"))
+        service._accept()
+        plan.close()
+        service.serve()
+        reader.settimeout(5)
+        assert reader.recv(64) == b""
+    close(filler)
