@@ -7,10 +7,9 @@ process.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from pathlib import Path
 
+from cisfs.cli import making
+from cisfs.cli.interruption import interruptible
 from cisfs.cli.reporting import add_report_options
 
 HELP = "seal what a running container has written, as a new layer"
@@ -32,45 +31,31 @@ example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    from cisfs.cli.seal import add_sign_option
     from cisfs.keys.options import add_making_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("container", metavar="CONTAINER", help="a running container")
-    parser.add_argument(
-        "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
-    )
-    parser.add_argument("--force", action="store_true", help="replace LAYER if it is there")
+    making.add_output_options(parser)
     add_report_options(parser)
-    add_sign_option(parser)
+    making.add_sign_option(parser)
     add_making_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Seal; return 0, or 128+N when signal N ended it."""
-    from cisfs.build import interrupts
-
-    try:
-        with interrupts.raised():
-            _run(args)
-    except interrupts.Interrupted as ended:
-        name = signal.Signals(ended.number).name
-        print(f"cisfs: the commit was interrupted by {name}", file=sys.stderr)
-        return 128 + ended.number
-    return 0
+    return interruptible(lambda: _run(args), "the commit")
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int:
     from cisfs.build import request
-    from cisfs.cli.seal import seal_and_report, signing_key_of
     from cisfs.keys.options import recipients
     from cisfs.layer.sealing import DEFAULT_UNIT_SIZE
     from cisfs.runtime import commit
 
     writes = commit.find(args.container)
     args.output = request.check_output(args.output, force=args.force)
-    signing_key = signing_key_of(args)
+    signing_key = making.signing_key_of(args)
     made_for = recipients(args, f"new passphrase for {args.output}")
     # Paused: a directory that became a symlink under our eyes would lead out of the container.
     with writes.paused(), writes.shown() as directory:
@@ -84,4 +69,5 @@ def _run(args: argparse.Namespace) -> None:
             workers=None,
             force=args.force,
         )
-        seal_and_report(args, wanted, made_for, signing_key=signing_key)
+        making.seal_and_report(args, wanted, made_for, signing_key=signing_key)
+    return 0

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.interruption import interruptible
 from cisfs.cli.reporting import progress_line, show
 
 if TYPE_CHECKING:
@@ -26,20 +25,12 @@ if TYPE_CHECKING:
 
 def run(path: Path, args: argparse.Namespace) -> int:
     """Rotate; return 0, or 128+N when signal N ended it."""
-    from cisfs.build import interrupts
+    advice = "; it is as it was, and the same command goes on"
+    return interruptible(lambda: _run(path, args), f"rotating {path}", advice)
 
-    try:
-        with interrupts.raised():
-            rotated = _rotate(path, args)
-    except interrupts.Interrupted as ended:
-        name = signal.Signals(ended.number).name
-        print(
-            f"cisfs: rotating {path} was interrupted by {name}; it is as it was, and the same "
-            "command goes on",
-            file=sys.stderr,
-        )
-        return 128 + ended.number
-    _report(path, args, rotated)
+
+def _run(path: Path, args: argparse.Namespace) -> int:
+    _report(path, args, _rotate(path, args))
     return 0
 
 

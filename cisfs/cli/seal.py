@@ -6,25 +6,17 @@ Parses, asks for the keys, calls `cisfs.build.seal` and reports.  One call per p
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
-import json
-import os
 import re
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cisfs.cli import seal_image
+from cisfs.cli import making, seal_image
 from cisfs.cli.arguments import refuse, size, unit_size, workers
-from cisfs.cli.reporting import add_report_options, progress_line
+from cisfs.cli.interruption import interruptible
+from cisfs.cli.reporting import add_report_options
 
 if TYPE_CHECKING:
     from cisfs.build.request import Kind, Request
-    from cisfs.build.seal import Sealed
-    from cisfs.crypto.signatures import SigningKey
     from cisfs.keys.credentials import Opener, Recipients
 
 HELP = "make a sealed layer of a directory, vault, tar, EROFS image or layers of an image"
@@ -76,14 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="SOURCE", help="what to seal; see below")
-    parser.add_argument(
-        "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace LAYER if it is there, and an image of the name that the public one gets: "
-        "what no other image in its directory has is deleted",
+    making.add_output_options(
+        parser,
+        "replace LAYER if it is there, and an image of the name that the public one gets: what no "
+        "other image in its directory has is deleted",
     )
     parser.add_argument(
         "--compression",
@@ -119,19 +107,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that encrypt (default: one for each processor)",
     )
     add_report_options(parser)
-    add_sign_option(parser)
+    making.add_sign_option(parser)
     seal_image.add_arguments(parser)
     add_making_options(parser)
     _add_source_key_options(parser)
-
-
-def add_sign_option(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the option that signs what is sealed."""
-    parser.add_argument(
-        "--sign",
-        metavar="FILE",
-        help="sign the layer with this private key, and put the signature into it; see cisfs sign",
-    )
 
 
 def _add_source_key_options(parser: argparse.ArgumentParser) -> None:
@@ -163,15 +142,7 @@ def _compression(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Seal; return 0, or 128+N when signal N ended it."""
-    from cisfs.build import interrupts
-
-    try:
-        with interrupts.raised():
-            return _run(args)
-    except interrupts.Interrupted as ended:
-        name = signal.Signals(ended.number).name
-        print(f"cisfs: sealing was interrupted by {name}", file=sys.stderr)
-        return 128 + ended.number
+    return interruptible(lambda: _run(args), "sealing")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -194,12 +165,12 @@ def _run(args: argparse.Namespace) -> int:
     )
     _refuse_keys(args, wanted.kind)
     if is_image:
-        with _full_disk_named(args, wanted):
+        with making.full_disk_named(args, wanted):
             return seal_image.run(args, wanted)
     _check_standard_input(args)
-    signing_key = signing_key_of(args)
+    signing_key = making.signing_key_of(args)
     recipients, vault_opener = _keys(args, wanted)
-    seal_and_report(args, wanted, recipients, vault_opener, signing_key)
+    making.seal_and_report(args, wanted, recipients, vault_opener, signing_key)
     return 0
 
 
@@ -212,46 +183,6 @@ def _refuse_keys(args: argparse.Namespace, kind: Kind) -> None:
     elif kind is not Kind.VAULT:
         why = f"is for a vault or encrypted layers of an image, and {args.source} is neither"
         refuse(args, ("identity", *_SOURCE_SECRETS), why)
-
-
-def signing_key_of(args: argparse.Namespace) -> SigningKey | None:
-    """Return the key of `args.sign`, if there is one.  Raises as `signing.signing_key` does."""
-    from cisfs.keys import signing
-
-    return signing.signing_key(args.sign) if args.sign is not None else None
-
-
-def seal_and_report(
-    args: argparse.Namespace,
-    wanted: Request,
-    recipients: Recipients,
-    vault_opener: Opener | None = None,
-    signing_key: SigningKey | None = None,
-) -> None:
-    """Seal, and say what was made as `args.json` and `args.quiet` have it.
-
-    Raises what `cisfs.build.seal.seal` raises.
-    """
-    from cisfs.build.seal import seal
-
-    with _full_disk_named(args, wanted), progress_line(args, "reading") as progress:
-        sealed = seal(wanted, recipients, vault_opener, progress, signing_key)
-    _report(args, wanted, sealed)
-
-
-@contextlib.contextmanager
-def _full_disk_named(args: argparse.Namespace, wanted: Request) -> Iterator[None]:
-    from cisfs.errors import CisfsError
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CisfsError(
-                f"no space left to make {args.output}: the file system of {wanted.output.parent} "
-                "is full"
-            ) from error
-        raise
 
 
 def _check_standard_input(args: argparse.Namespace) -> None:
@@ -285,27 +216,3 @@ def _keys(args: argparse.Namespace, wanted: Request) -> tuple[Recipients, Opener
         args, purpose=f"passphrase for {args.source}, and for {args.output} too"
     )
     return both, both
-
-
-def _report(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> None:
-    if args.json:
-        print(json.dumps(document(args, wanted, sealed), indent=2))
-    elif not args.quiet:
-        where = os.fspath(args.output)
-        print(f"sealed {where}, {sealed.identity}; next: cisfs mount {where} DIRECTORY")
-
-
-def document(args: argparse.Namespace, wanted: Request, sealed: Sealed) -> dict[str, object]:
-    """Return what --json says of a sealed layer."""
-    return {
-        "path": str(args.output),
-        "identity": sealed.identity,
-        "source": wanted.kind.value,
-        "entries": sealed.entries,
-        "input_bytes": sealed.input_bytes,
-        "image_size": sealed.image_size,
-        "stored_size": sealed.stored_size,
-        "unit_size": wanted.unit_size,
-        "compression": wanted.compression if wanted.mkfs else None,
-        "seconds": round(sealed.seconds, 3),
-    }

@@ -13,6 +13,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from cisfs.cli import making
 from cisfs.cli.arguments import oci_layout, refuse
 from cisfs.cli.reporting import progress_line
 
@@ -68,7 +69,6 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, wanted: Request) -> int:
     """Seal and report; return 0.  Raises CisfsError, OSError."""
-    from cisfs.cli.seal import signing_key_of
     from cisfs.keys import options
     from cisfs.runtime.images.sealing import divide
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, wanted: Request) -> int:
     public.check(force=args.force)
     choice = _choice(args)
     recipients = options.recipients(args, f"new passphrase for {args.output}")
-    signing_key = signing_key_of(args)
+    signing_key = making.signing_key_of(args)
     decrypt = _decrypt(args)
     with progress_line(args, "reading") as progress:
         divided = divide(
@@ -138,11 +138,9 @@ def _public(args: argparse.Namespace, reference: Reference) -> Public:
 
 
 def _report(args: argparse.Namespace, wanted: Request, public: Public, divided: Divided) -> None:
-    from cisfs.cli.seal import document
-
     if args.json:
         said = {
-            **document(args, wanted, divided.sealed),
+            **making.document(args, wanted, divided.sealed),
             "layers": divided.taken,
             "public": str(public),
             "public_digest": divided.digest,
