@@ -22,7 +22,7 @@ from pathlib import Path
 from cisfs.build import interrupts
 from cisfs.errors import CisfsError, UsageError
 from cisfs.mount import programs
-from cisfs.mount.process import end_with_parent
+from cisfs.mount.process import end_with_parent, ending
 
 MEMORY_PER_ENTRY = 7 << 10  # bytes; mkfs.erofs 1.5 takes 6.2 KiB for each inode until it ends
 
@@ -112,9 +112,7 @@ def _failure(code: int, complaints: str, limit: int | None) -> str:
             "seal without --compression"
         )
     if code < 0:
-        return (
-            f"mkfs.erofs was killed by {signal.Signals(-code).name}; was there too little memory?"
-        )
+        return f"mkfs.erofs {ending(code)}; was there too little memory?"
     lines = (re.sub(r"^<E> \w+:\s*", "", line.strip()) for line in complaints.splitlines())
     words = "; ".join(filter(None, lines)) or f"it ended with status {code}"
     return f"mkfs.erofs cannot make the image: {words[:_COMPLAINT_LIMIT]}"

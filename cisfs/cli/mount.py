@@ -10,11 +10,9 @@ import argparse
 import os
 from pathlib import Path
 
-from cisfs.cli.arguments import layer, patience
+from cisfs.cli.arguments import layer, patience, workers
 
 HELP = "show the files of a vault or sealed layer, decrypted, in a directory"
-
-MAX_WORKERS = 256
 
 _EPILOG = """\
 MOUNTPOINT is an empty directory.  The files appear there when the command returns, and a process of
@@ -61,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sealed.add_argument(
         "--workers",
         metavar="N",
-        type=_workers,
+        type=workers,
         help="processes that decrypt (default: one for each processor, 8 at most)",
     )
     sealed.add_argument(
@@ -84,12 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a layer that is not all here, fail what has not come within so long (default: 30)",
     )
     add_key_options(parser)
-
-
-def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_WORKERS}")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

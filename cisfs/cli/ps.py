@@ -86,7 +86,5 @@ def _status(state: State) -> str:
 
 def _since(moment: float) -> str:
     seconds = max(0, int(time.time() - moment))
-    for least, length, name in _UNITS:
-        if seconds >= least:
-            return f"{seconds // length} {name}"
-    return "0 seconds"
+    length, name = next((length, name) for least, length, name in _UNITS if seconds >= least)
+    return f"{seconds // length} {name}"

@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_layers(parser: argparse.ArgumentParser) -> None:
+    from cisfs.runtime.options import PULL_POLICIES
+
     add = parser.add_argument
     add(
         "--layer",
@@ -73,7 +75,7 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--pull",
-        choices=("always", "missing", "never"),
+        choices=PULL_POLICIES,
         default="missing",
         help="when to fetch the image (default: missing)",
     )
@@ -135,10 +137,12 @@ def _add_mounts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_isolation(parser: argparse.ArgumentParser) -> None:
+    from cisfs.runtime.options import PROFILES
+
     add = parser.add_argument
     add(
         "--profile",
-        choices=("default", "strict"),
+        choices=PROFILES,
         default="default",
         help="how much is forbidden that was not asked for (default: default)",
     )

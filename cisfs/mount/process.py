@@ -75,6 +75,13 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def ending(exit_code: int) -> str:
+    """Say how a process ended, in words that follow its name."""
+    if exit_code < 0:
+        return f"was killed by {signal_name(-exit_code)}"
+    return f"ended with code {exit_code}"
+
+
 def raise_file_limit() -> None:
     """Open files of the mount cost a descriptor each: take as many as are allowed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

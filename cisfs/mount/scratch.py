@@ -19,9 +19,19 @@ from pathlib import Path
 
 from cisfs.errors import MountError
 from cisfs.layer.scratch import BlockImage
-from cisfs.mount import bdi, ext4, loopdevice, newmount, points, scratch_serving, syscalls, unmount
+from cisfs.mount import (
+    bdi,
+    ext4,
+    loopdevice,
+    newmount,
+    points,
+    process,
+    scratch_serving,
+    syscalls,
+    unmount,
+)
 from cisfs.mount.assignment import MountOptions, live
-from cisfs.mount.server import Server, ending
+from cisfs.mount.server import Server
 
 UPPER, WORK = "upper", "work"  # directories in the mounted scratch, for an overlay
 _LOOP_NAME = b"cisfs scratch"
@@ -51,7 +61,7 @@ class Scratch(Server):
                 code = self.exit_code(_LAST_WAIT)
         self.leave_loop()
         if code:
-            raise MountError(f"the server of the scratch {self.mountpoint} {ending(code)}")
+            raise MountError(f"the server of the scratch {self.mountpoint} {process.ending(code)}")
 
     def leave_loop(self) -> None:
         """Leave the loop device as it was found, after the server's end; `stop` does it, too."""

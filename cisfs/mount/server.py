@@ -63,7 +63,7 @@ class Server:
                 "cisfs verify tells whether anything was in flight"
             )
         if code:
-            raise MountError(f"the server of {self.mountpoint} {ending(code)}")
+            raise MountError(f"the server of {self.mountpoint} {process.ending(code)}")
 
     def wait(self) -> int:
         """Wait for the process, passing signals that ask for its end on; return its exit code."""
@@ -183,7 +183,7 @@ def _await_mounted(server: Server, read_report: Callable[[], bytes]) -> None:
     code = server.exit_code(10.0)
     number, _, message = report.decode(errors="replace").partition("\n")
     if not report:
-        raise MountError(f"the server process {ending(code or 0)} before it had mounted")
+        raise MountError(f"the server process {process.ending(code or 0)} before it had mounted")
     raise error_class(int(number))(message)
 
 
@@ -195,10 +195,3 @@ def error_class(exit_code: int) -> type[CisfsError]:
             return found
         classes.extend(found.__subclasses__())
     return CisfsError
-
-
-def ending(exit_code: int) -> str:
-    """Say how a process ended."""
-    if exit_code < 0:
-        return f"was killed by {process.signal_name(-exit_code)}"
-    return f"ended with code {exit_code}"

@@ -95,11 +95,6 @@ class Crew:
             os.waitpid(worker.pid, 0)
         self._workers.clear()
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether no worker is left."""
-        return not self._workers
-
     def _fork(self, index: int) -> None:
         seat = self._board.seat(index)
         parent = os.getpid()

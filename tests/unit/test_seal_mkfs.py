@@ -115,6 +115,7 @@ def test_progress_is_told_how_large_the_image_is(
         ),
         ("exit 3", "it ended with status 3"),
         ("kill -KILL $$", "was killed by SIGKILL; was there too little memory"),
+        ("kill -40 $$", "was killed by signal 40; was"),
         (
             "for word; do image=$source source=$word; done\n"
             "exec dd if=/dev/zero of=$image bs=1M count=2 2>/dev/null",

@@ -386,7 +386,7 @@ def test_a_storm_of_deaths_does_not_fork_without_bound(
         crew.look()
         time.sleep(0.002)
     assert len(caplog.messages) <= workers._STORM_DEATHS + 2
-    assert crew.is_gone
+    assert not crew._workers
     assert not crew.ended
 
 
@@ -405,7 +405,7 @@ def test_after_a_storm_it_is_tried_again(
         signal.pause()
 
     crew = enlist(1, work)
-    looks_until(crew, lambda: crew.is_hopeless and crew.is_gone, "it is given up")
+    looks_until(crew, lambda: crew.is_hopeless and not crew._workers, "it is given up")
     os.write(writing, b"y")
     device.written.clear()
     monkeypatch.setattr(workers, "_STORM_SECONDS", 0.0)
@@ -441,7 +441,7 @@ def test_the_end_of_the_mount_is_not_taken_for_a_death(
     for pid in pids(crew):  # whatever becomes of the others then
         kill(pid)
     crew.look()
-    assert crew.is_gone
+    assert not crew._workers
     assert device.written == []
     assert caplog.messages == []
 
@@ -454,7 +454,7 @@ def test_dismissed_workers_are_gone(
     dead = max(pids(crew))
     kill(dead)
     crew.dismiss()
-    assert crew.is_gone
+    assert not crew._workers
     assert no_child_is_left()
     assert (device.written, caplog.messages) == ([], [])
     crew.dismiss()

@@ -64,9 +64,8 @@ _ASSIGNED = re.compile(
     r"|\b([A-Za-z_]\w*+)=(\"[^\"]*\"|'[^']*'|\S+)"
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_TOKEN = re.compile(r"[\w+/=-]{20,}")
+_TOKEN = re.compile(r"[\w+/=-]{20,}")  # a random text is no shorter
 _RANDOM = 3.9  # bits for each character; words and paths have less, random base64 has more
-_SHORTEST = 20  # characters of a random text
 _REPEATED = "a value that was taken out elsewhere"
 _DISTINCT = 6  # characters of a value that is known again in the midst of a text
 
