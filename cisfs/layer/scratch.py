@@ -1,9 +1,9 @@
-"""The writable layer of a container as a block image: the ephemeral one, and what all have.
+"""The ephemeral writable layer of a container: a block image that nothing is left of.
 
-An ephemeral image is a file without a name, encrypted under a key that is drawn here and never
-leaves the process (docs/FORMAT.md, section 12).  What vouches for the ciphertext is in memory too:
-each unit's tag and its version, a number that grows with every unit that is written.  So neither an
-altered nor an earlier state of the file passes.  When the process ends, the disk holds noise.
+It is a file without a name, encrypted under a key that is drawn here and never leaves the process
+(docs/FORMAT.md, section 12).  What vouches for the ciphertext is in memory too: each unit's tag and
+its version, a number that grows with every unit that is written.  So neither an altered nor an
+earlier state of the file passes.  When the process ends, the disk holds noise.
 
 Does not know file systems or FUSE.  One thread; a forked process may take the image over.
 """
@@ -15,7 +15,6 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from cisfs.crypto.units import VersionedCipher
 from cisfs.errors import IntegrityError
@@ -31,48 +30,8 @@ _MOST_EMPTY = 4096
 _ZEROS = memoryview(bytes(_BUFFER))
 
 
-class BlockImage(Protocol):
-    """An image that a disk could be; `size` is in bytes.
-
-    `durable`: what was written and synced is there when the image is opened again.
-    """
-
-    size: int
-    durable: bool
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Return bytes, fewer than `size` only at the end; the view is valid until the next call.
-
-        Raises IntegrityError, OSError.
-        """
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write all of `data`, which lies within the image.  Raises IntegrityError, OSError."""
-
-    def discard(self, offset: int, size: int) -> None:
-        """Make bytes zeros, and give their space back.  Raises OSError: EOPNOTSUPP if it cannot."""
-
-    def tidy(self) -> bool:
-        """Do a bit of what can wait until nobody does; tells whether there was any."""
-
-    def sync(self) -> None:
-        """Make what was written durable.  Raises OSError: ENOSYS if it is not meant to be."""
-
-    def destroy(self) -> None:
-        """Forget the key: reads fail with ESHUTDOWN now, and what is written is dropped."""
-
-    def close(self) -> None:
-        """Let the image go, in good order."""
-
-    def abandon(self) -> None:
-        """Let go of this process's copy of an image, which a forked process may serve on."""
-
-    def descriptors(self) -> set[int]:
-        """The descriptors that the image cannot be without."""
-
-
 class EphemeralImage:
-    """A scratch that nothing is left of.  `size` in bytes."""
+    """One such image (`BlockImage`); `size` in bytes."""
 
     durable = False
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.layer.scratch import BlockImage
+from cisfs.layer.block_image import BlockImage
 from cisfs.mount import newmount, programs
 
 BLOCK_SIZE = 4096

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cisfs.errors import MountError
-from cisfs.layer.scratch import BlockImage
+from cisfs.layer.block_image import BlockImage
 from cisfs.mount import (
     bdi,
     ext4,

@@ -33,7 +33,7 @@ from cisfs.mount.session import Answer, Session
 if TYPE_CHECKING:
     from types import FrameType
 
-    from cisfs.layer.scratch import BlockImage
+    from cisfs.layer.block_image import BlockImage
 
 DESTROY_SIGNAL = signal.SIGUSR1
 _BACKGROUND = 64  # requests that may be under way with nobody waiting, which is most of them

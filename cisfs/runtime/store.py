@@ -29,7 +29,8 @@ from cisfs.errors import (
 from cisfs.format.config import SlotFields
 from cisfs.keys.credentials import Opener, RawKey
 from cisfs.layer import unlocked
-from cisfs.layer.scratch import BlockImage, EphemeralImage
+from cisfs.layer.block_image import BlockImage
+from cisfs.layer.scratch import EphemeralImage
 from cisfs.runtime.ownership import owned
 from cisfs.runtime.scratch import DEFAULT_SIZE, Kind, Scratch
 

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cisfs.layer.scratch import BlockImage, EphemeralImage
+from cisfs.layer.block_image import BlockImage
+from cisfs.layer.scratch import EphemeralImage
 from cisfs.mount import scratch
 from cisfs.mount.assignment import MountOptions
 from cisfs.mount.scratch import Scratch
