@@ -24,19 +24,23 @@ _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 class MountEntry(NamedTuple):
-    """One line of mountinfo: `device` is "major:minor", `options` the per-mount ones."""
+    """One line of mountinfo: `device` is "major:minor", `options` the per-mount ones.
+
+    `super_options` are those of the file system, wherever it is mounted.
+    """
 
     device: str
     mountpoint: Path
     options: frozenset[str]
     fstype: str
     source: str
+    super_options: frozenset[str] = frozenset()
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
     """Return the entries of a mountinfo file, in its order; lines of another shape are skipped."""
     entries = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # the kernel escapes no other end of a line
         before, separator, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
         if separator and len(fields) >= 6 and len(rest) >= 2:
@@ -47,6 +51,7 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
                     options=frozenset(fields[5].split(",")),
                     fstype=_unescaped(rest[0]),
                     source=_unescaped(rest[1]),
+                    super_options=frozenset(rest[2].split(",") if len(rest) > 2 else ()),
                 )
             )
     return entries

@@ -9,28 +9,31 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from cisfs.mount import points
+from cisfs.mount.points import MountEntry
+
+Hierarchy = tuple[Path, frozenset[str]]
 
 _POLL = 0.005  # seconds: a group's last process leaves it a moment after it was reaped
 
 
-def hierarchies(mountinfo: str) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Yield mount point and superblock options of every cgroup mount in a mountinfo text.
+def hierarchies(table: Iterable[MountEntry] | None = None) -> Iterator[Hierarchy]:
+    """Yield mount point and options of every hierarchy in a mount table, by default this process's.
 
     proc(5): the options of a version 1 hierarchy name its controllers.
     """
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ")[:3]
-        if kind in ("cgroup", "cgroup2"):
-            yield Path(fields.split(" ")[4]), frozenset(options.split(","))
+    for entry in points.mounts() if table is None else table:
+        if entry.fstype in ("cgroup", "cgroup2"):
+            yield entry.mountpoint, entry.super_options
 
 
 def can_limit(controller: str) -> bool:
     """Tell whether some hierarchy has the controller: "pids", "memory", "cpu"."""
-    for top, options in hierarchies(_mountinfo()):
+    for top, options in hierarchies():
         if controller in options or controller in _controllers(top):
             return True
     return False
@@ -38,7 +41,7 @@ def can_limit(controller: str) -> bool:
 
 def can_limit_swap() -> bool:
     """Tell whether swap is accounted; a kernel without that has none of these files."""
-    for top, options in hierarchies(_mountinfo()):
+    for top, options in hierarchies():
         if "memory" in options:
             return (top / "memory.memsw.limit_in_bytes").exists()
         if "memory" in _controllers(top):
@@ -69,7 +72,7 @@ def frozen(path: str, seconds: float = 5.0) -> Iterator[None]:
 
 
 def _freezer(path: str) -> tuple[Path, tuple[str, str, str, str, str]]:
-    for top, options in hierarchies(_mountinfo()):
+    for top, options in hierarchies():
         group = top / path.lstrip("/")
         if "freezer" in options and group.is_dir():
             return group, ("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN")
@@ -85,7 +88,7 @@ def remove(path: str, seconds: float = 1.0) -> bool:
     """
     deadline = time.monotonic() + seconds
     gone = True
-    for top, _ in hierarchies(_mountinfo()):
+    for top, _ in hierarchies():
         group = top / path.lstrip("/")
         while not _remove_tree(group) and time.monotonic() < deadline:
             time.sleep(_POLL)
@@ -93,10 +96,6 @@ def remove(path: str, seconds: float = 1.0) -> bool:
         if group.parent != top:
             _remove_empty(group.parent)
     return gone
-
-
-def _mountinfo() -> str:
-    return Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _controllers(top: Path) -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cisfs.errors import EngineError
+from cisfs.mount.points import parse_mountinfo
 from cisfs.runtime import bundle
 from cisfs.runtime.account import Account, resolve
 from cisfs.runtime.bundle import Container, config, environment
@@ -304,7 +305,7 @@ def test_mount_tables() -> None:
 31 30 0:27 / /sys/fs/cgroup/pids rw,relatime shared:9 - cgroup cgroup rw,pids
 32 30 0:28 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 """
-    assert [(str(top), options) for top, options in hierarchies(text)] == [
+    assert [(str(top), options) for top, options in hierarchies(parse_mountinfo(text))] == [
         ("/sys/fs/cgroup/pids", frozenset({"rw", "pids"})),
         ("/sys/fs/cgroup/unified", frozenset({"rw"})),
     ]

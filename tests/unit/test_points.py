@@ -39,11 +39,18 @@ def test_optional_fields_are_skipped_and_odd_lines_too() -> None:
     assert [entry.device for entry in entries] == ["0:20", "0:39", "0:40", "0:41"]
     assert entries[3].options == {"ro", "relatime"}
     assert entries[3].source == "/vault"
+    assert entries[3].super_options == {"rw", "user_id=0"}
 
 
 def test_names_that_are_not_utf8_come_back_as_they_are(table: Path) -> None:
     table.write_bytes(b"1 0 0:9 / /srv/\xff rw - tmpfs none rw\n")
     assert points.mounted_at(Path(os.fsdecode(b"/srv/\xff"))) is not None
+
+
+@pytest.mark.parametrize("odd", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_what_else_may_end_a_line_is_part_of_a_name(table: Path, odd: str) -> None:
+    table.write_text(f"1 0 0:9 / /srv/a{odd}b rw - tmpfs none rw\n", newline="")
+    assert [entry.mountpoint for entry in points.mounts()] == [Path(f"/srv/a{odd}b")]
 
 
 @pytest.mark.usefixtures("table")

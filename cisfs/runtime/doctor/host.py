@@ -50,8 +50,7 @@ def fuse_device() -> Finding:
 
 def control_groups() -> Finding:
     """Judge the control groups."""
-    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    tops = list(cgroup.hierarchies(mountinfo))
+    tops = list(cgroup.hierarchies())
     unified = any((top / "cgroup.controllers").exists() for top, _ in tops)
     if not tops:
         return warning("cgroups", "none are mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
