@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 from cisfs.errors import MountError
+from cisfs.format.said import printable
 from cisfs.layer.locking import try_lock
 from cisfs.layer.writing import sync_file_system
-from cisfs.mount import records, syscalls
+from cisfs.mount import proc, records, syscalls
 from cisfs.mount.points import EROFS, FSTYPE, MountEntry, is_dead, mounted_at
 
 _WRITER_PATIENCE = 120.0
@@ -180,8 +181,9 @@ def _users(mountpoint: Path, limit: int = 3) -> list[str]:
     others = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid()))
     for process in others:
         if len(found) < limit and _uses(process, mountpoint):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                found.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+            name = printable(proc.name(int(process.name)))
+            if name:  # else it has ended meanwhile
+                found.append(f"{name} (process {process.name})")
     return found
 
 

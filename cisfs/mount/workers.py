@@ -19,9 +19,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from cisfs.mount import process, wire
+from cisfs.mount import proc, process, wire
 from cisfs.mount.board import Board, Seat
 
 # More deaths than this within the time are no accident: a worker that cannot live is then forked
@@ -198,8 +197,5 @@ def _live(work: Callable[[], None], parent: int) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] in "Tt"
+    fields = proc.stat(pid)
+    return bool(fields) and fields[0] in "Tt"

@@ -12,6 +12,7 @@ import signal
 import time
 from dataclasses import replace
 
+from cisfs.mount import proc
 from cisfs.runtime import dispositions
 from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.line import ENDING, Lower
@@ -107,7 +108,7 @@ class Running:
         """
         deadline = time.monotonic() + _EXEC_TIME
         while not self._executed and time.monotonic() < deadline:
-            status = dispositions.status(self._pid)
+            status = proc.status(self._pid)
             if status.get("Name", "").startswith(_BEFORE_EXEC):
                 time.sleep(_POLL)
             elif dispositions.within(status, "SigCgt", signal.SIGURG):

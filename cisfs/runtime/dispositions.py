@@ -6,17 +6,8 @@ Does not know whose process it is.  Safe anywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-
-def status(pid: int) -> dict[str, str]:
-    """Return the fields of a process's status, none when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    rows = (line.partition(":") for line in text.splitlines())
-    return {name: value.strip() for name, _, value in rows}
+from cisfs.mount import proc
 
 
 def within(status: Mapping[str, str], kind: str, number: int) -> bool:
@@ -26,5 +17,5 @@ def within(status: Mapping[str, str], kind: str, number: int) -> bool:
 
 def handles(pid: int, number: int) -> bool:
     """Tell whether a process catches, blocks or ignores a signal; also when it is gone."""
-    found = status(pid)
+    found = proc.status(pid)
     return not found or any(within(found, kind, number) for kind in ("SigBlk", "SigIgn", "SigCgt"))

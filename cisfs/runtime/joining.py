@@ -12,12 +12,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cisfs.errors import EngineError
-from cisfs.mount import syscalls
+from cisfs.mount import proc, syscalls
 from cisfs.runtime import account_files, engine
 from cisfs.runtime.account import Account
 from cisfs.runtime.listing import Container
@@ -113,12 +112,7 @@ def _account(container: Container, user: str) -> Account:
 
 def _bounding(container: Container) -> list[str]:
     """Return the capabilities that a process of the container can have at most, proc(5)."""
-    try:
-        status = Path(f"/proc/{container.state.init}/status").read_text()
-    except OSError:
-        return []
-    (row,) = (line for line in status.splitlines() if line.startswith("CapBnd:"))
-    mask = int(row.split()[1], 16)
+    mask = int(proc.status(container.state.init).get("CapBnd", "0"), 16)
     return [name for bit, name in enumerate(CAPABILITIES) if mask & 1 << bit]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cisfs.errors import EngineError
 from cisfs.layer.locking import is_locked
-from cisfs.mount import rundir
+from cisfs.mount import proc, rundir
 from cisfs.runtime import workspace
 from cisfs.runtime.holdings import Holding
 
@@ -240,12 +240,7 @@ def _seen_here(supervisor: int, process: int) -> int:
     except OSError:
         return 0
     for child in children:
-        try:
-            status = Path(f"/proc/{child}/status").read_text()
-        except OSError:
-            continue
-        (row,) = (line for line in status.splitlines() if line.startswith("NSpid:"))
-        numbers = row.split()[1:]
+        numbers = proc.status(int(child)).get("NSpid", "").split()
         if len(numbers) > 1 and int(numbers[1]) == process:
             return int(child)
     return 0

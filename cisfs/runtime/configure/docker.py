@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cisfs.errors import UsageError
+from cisfs.mount import proc
 from cisfs.runtime.configure.name import NAME, refuse_foreign
 
 CONFIG = Path("/etc/docker/daemon.json")
@@ -83,7 +84,7 @@ def reload(pid_path: Path) -> str:
         return "dockerd is not running: it will see this when it starts"
     try:
         # A number that a dead dockerd left behind may be anybody's by now, and SIGHUP kills.
-        if Path(f"/proc/{pid}/comm").read_text().strip() != "dockerd":
+        if proc.name(pid) != "dockerd":
             return f"{pid_path} is not of a running dockerd: it will see this when it starts"
         signal.pidfd_send_signal(process, signal.SIGHUP)
     except PermissionError:

@@ -30,7 +30,7 @@ from cisfs.keys import memory
 from cisfs.layer import admission
 from cisfs.layer.sealed import SealedLayer
 from cisfs.layer.unlocked import credential_for
-from cisfs.mount import attendance, process, scratch, sealed_serving, syscalls
+from cisfs.mount import attendance, proc, process, scratch, sealed_serving, syscalls
 from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, tell
 from cisfs.registry.attach import resolve
 from cisfs.registry.fetcher_launch import become
@@ -251,7 +251,5 @@ class _Watch:
 
 def _start_time(pid: int) -> int:
     """Return when a process started, in ticks since the machine did (proc(5)); 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
+    fields = proc.stat(pid)
+    return int(fields[19]) if fields else 0
