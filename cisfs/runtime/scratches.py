@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from cisfs.layer.opening import describe, key_id
 from cisfs.runtime import usage
 from cisfs.runtime.scratch import is_name
 from cisfs.runtime.store import SCRATCHES
+from cisfs.runtime.usage import User
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK = 512  # bytes: what st_blocks counts, stat(2)
@@ -55,7 +56,8 @@ def kept(store: Path) -> list[Kept]:
         if top is None:
             return []
         names = sorted(name for name in os.listdir(top) if is_name(name))
-        return [each for name in names if (each := _kept(store, top, name)) is not None]
+        users = usage.users()
+        return [each for name in names if (each := _kept(store, top, name, users)) is not None]
 
 
 @contextlib.contextmanager
@@ -121,7 +123,7 @@ def _open(store: Path, top: int | None, name: str) -> int:
 def _lock(store: Path, name: str, fd: int) -> None:
     """Lock a scratch as whoever opens it does.  Raises BusyError."""
     if not try_lock(fd):
-        users = ", ".join(_users(store / SCRATCHES / name))
+        users = ", ".join(_names(usage.users(), store / SCRATCHES / name))
         by = f" by container {users}: stop that first" if users else "; unmount it first"
         raise BusyError(f"scratch {name} is in use{by}")
 
@@ -144,7 +146,7 @@ def _shred(fd: int, name: bytes) -> None:
     os.unlink(name, dir_fd=fd)
 
 
-def _kept(store: Path, top: int, name: str) -> Kept | None:
+def _kept(store: Path, top: int, name: str, users: Sequence[User]) -> Kept | None:
     try:
         fd = os.open(name, _FLAGS, dir_fd=top)
     except (FileNotFoundError, NotADirectoryError):
@@ -160,7 +162,7 @@ def _kept(store: Path, top: int, name: str) -> Kept | None:
             made=(made or status).st_mtime,
             written=(image or status).st_mtime,
             in_use=_is_locked(status),
-            users=tuple(_users(path)),
+            users=tuple(_names(users, path)),
         )
     finally:
         os.close(fd)
@@ -211,5 +213,6 @@ def _is_locked(status: os.stat_result) -> bool:
     return any(" FLOCK " in line and f" {device} " in line for line in lines)
 
 
-def _users(path: Path) -> list[str]:
-    return [user.name for user in usage.users() if user.uses(path.resolve(), "")]
+def _names(users: Iterable[User], path: Path) -> list[str]:
+    """Return the names of those users of layers who use a scratch."""
+    return [user.name for user in users if user.uses(path.resolve(), "")]

@@ -20,10 +20,11 @@ from cisfs.keys import keyring
 from cisfs.keys.credentials import RawKey
 from cisfs.layer import opening
 from cisfs.layer.scratch_persistent import PersistentImage
-from cisfs.runtime import listing, scratches, workspace
+from cisfs.runtime import listing, scratches, usage, workspace
 from cisfs.runtime.holdings import Holding
 from cisfs.runtime.listing import Registration, State
 from cisfs.runtime.oci import record
+from cisfs.runtime.usage import User
 from tests.unit.keyrings import private_ring
 
 KEY = RawKey(bytes(range(32)))
@@ -60,6 +61,25 @@ def listed(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str
     found = json.loads(capsys.readouterr().out)
     assert isinstance(found, list)
     return found
+
+
+def test_containers_are_looked_at_once_however_many_scratches_there_are(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (scratch / name).mkdir()
+    looks: list[None] = []
+    users = usage.users
+
+    def looked() -> list[User]:
+        looks.append(None)
+        return users()
+
+    monkeypatch.setattr(usage, "users", looked)
+    with used_by("web", scratch / "db"):
+        found = scratches.kept(scratch.parent)
+    assert [(each.name, each.users) for each in found] == [("a", ()), ("b", ()), ("db", ("web",))]
+    assert len(looks) == 1
 
 
 @contextlib.contextmanager
