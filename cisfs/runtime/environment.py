@@ -88,5 +88,9 @@ def split(environment: Mapping[str, str]) -> Split:
     named = rest.pop(LAYERS_VARIABLE, "")
     scratch = rest.pop(SCRATCH_VARIABLE, "").strip()
     fetch_timeout = rest.pop(FETCH_VARIABLE, "").strip()
-    layers = tuple(word.strip() for word in named.split(",") if word.strip())
-    return Split(rest, layers, scratch or None, fetch_timeout or None)
+    return Split(rest, names_in(named), scratch or None, fetch_timeout or None)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the layers that a variable or annotation names, with commas between."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -96,8 +96,9 @@ ALLOWED_WITH: Mapping[str, tuple[str, ...]] = {
     "CAP_SYS_TIME": ("clock_settime", "clock_settime64", "settimeofday", "stime"),
     "CAP_SYS_TTY_CONFIG": ("vhangup",),
 }
-# A filter that knows only the native calls would end the 32-bit programs of a 64-bit image.
-_ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
+# A filter that knows only the native calls would end the 32-bit programs of a 64-bit image, or, if
+# it allows by default, could be walked around through the 32-bit entry.
+ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
 }
@@ -127,7 +128,7 @@ def profile(machine: str, capabilities: Collection[str]) -> Json:
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": _EPERM,
-        "architectures": list(_ARCHITECTURES.get(machine, ())),
+        "architectures": list(ARCHITECTURES.get(machine, ())),
         "syscalls": rules,
     }
 

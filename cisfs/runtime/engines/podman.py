@@ -17,6 +17,7 @@ from typing import NoReturn
 from cisfs.errors import EngineError
 from cisfs.runtime.engines import bases, names
 from cisfs.runtime.engines.keys import Loan
+from cisfs.runtime.environment import FETCH_VARIABLE, LAYERS_VARIABLE, SCRATCH_VARIABLE
 from cisfs.runtime.images.tools import in_words
 from cisfs.runtime.oci import spec
 from cisfs.runtime.options import Options, Port, settled, tmpfs_options
@@ -25,9 +26,9 @@ from cisfs.runtime.request import check_terminal
 # Every container its own network in user space: on podman's bridge they would reach each other.
 _ALONE = "slirp4netns"
 _ANNOTATIONS = {
-    spec.LAYERS_VARIABLE: spec.LAYERS_ANNOTATION,
-    spec.SCRATCH_VARIABLE: spec.SCRATCH_ANNOTATION,
-    spec.FETCH_VARIABLE: spec.FETCH_ANNOTATION,
+    LAYERS_VARIABLE: spec.LAYERS_ANNOTATION,
+    SCRATCH_VARIABLE: spec.SCRATCH_ANNOTATION,
+    FETCH_VARIABLE: spec.FETCH_ANNOTATION,
 }
 
 

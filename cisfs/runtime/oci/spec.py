@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cisfs.errors import FormatError
+from cisfs.runtime.environment import FETCH_VARIABLE, LAYERS_VARIABLE, SCRATCH_VARIABLE, names_in
+from cisfs.runtime.seccomp import ARCHITECTURES
 
 Json = dict[str, Any]
 Kind = TypeVar("Kind")
@@ -18,9 +20,6 @@ Kind = TypeVar("Kind")
 LAYERS_ANNOTATION = "dev.cisfs.layers"
 SCRATCH_ANNOTATION = "dev.cisfs.scratch"
 FETCH_ANNOTATION = "dev.cisfs.fetch-timeout"
-LAYERS_VARIABLE = "CISFS_LAYERS"
-SCRATCH_VARIABLE = "CISFS_SCRATCH"
-FETCH_VARIABLE = "CISFS_FETCH_TIMEOUT"
 _STOP_SIGNAL_ANNOTATION = "org.opencontainers.image.stopSignal"  # image-spec, annotations.md
 _VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE, FETCH_VARIABLE)
 
@@ -28,11 +27,6 @@ _VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE, FETCH_VARIABLE)
 # `cisfs unlock` left for root on the host, whatever its capabilities.
 KEYRING_CALLS = ("add_key", "keyctl", "request_key")
 _EPERM = 1
-# A filter that knows only the native calls can be walked around through the 32-bit entry.
-_ARCHITECTURES: Mapping[str, list[str]] = {
-    "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-    "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
-}
 # The kernel ignores a limit of 0 when cores go to a pipe, and refuses at 1 (fs/coredump.c).
 _NO_CORE = {"type": "RLIMIT_CORE", "soft": 1, "hard": 1}
 
@@ -66,7 +60,7 @@ def wanted(config: Json) -> Wanted | None:
             (FETCH_ANNOTATION, FETCH_VARIABLE),
         )
     )
-    names = tuple(name.strip() for name in layers.split(",") if name.strip())
+    names = names_in(layers)
     found = Wanted(names, scratch.strip() or None, timeout.strip() or None)
     return found if names or found.scratch else None
 
@@ -136,7 +130,7 @@ def without_keyring(seccomp: Json | None, machine: str) -> Json:
     if not seccomp:
         seccomp = {
             "defaultAction": "SCMP_ACT_ALLOW",
-            "architectures": _ARCHITECTURES.get(machine, []),
+            "architectures": list(ARCHITECTURES.get(machine, ())),
         }
     rules = []
     for rule in seccomp.get("syscalls") or []:
