@@ -6,25 +6,23 @@ Pure functions.  Knows no engine.
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from pathlib import Path
 
 from cisfs.errors import UsageError
+from cisfs.runtime import installed
 
 NAME = "cisfs"
-BINARY = "cisfs-runtime"
 ANNOTATIONS = "dev.cisfs.*"
 
 
 def find(named: Path | None) -> str:
-    """Return the absolute path of the runtime: the one that is named, or the one beside us.
+    """Return the absolute path of the runtime: the one that is named, or our own.
 
     Raises UsageError if it is not there or cannot be executed.
     """
-    found = str(named.absolute()) if named is not None else _beside()
+    found = str(named.absolute()) if named is not None else installed.runtime()
     if found is None:
-        raise UsageError(f"{BINARY} was not found; name it with --runtime-path")
+        raise UsageError(f"{installed.BINARY} was not found; name it with --runtime-path")
     if not os.path.isfile(found) or not os.access(found, os.X_OK):
         raise UsageError(f"{found} is not a program; name the runtime with --runtime-path")
     if not found.isprintable():
@@ -39,9 +37,3 @@ def refuse_foreign(path: Path, there: str | None, runtime: str) -> None:
         raise UsageError(
             f"the runtime {NAME} in {path} {what}, not {runtime}; --force does it all the same"
         )
-
-
-def _beside() -> str | None:
-    """Look where our own programs are installed, then on PATH."""
-    sibling = Path(sys.executable).with_name(BINARY)
-    return str(sibling) if sibling.is_file() else shutil.which(BINARY)

@@ -5,9 +5,6 @@ Pure but for looking where a path leads; knows no engine's interface.  Safe anyw
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +12,11 @@ from types import MappingProxyType
 from cisfs.errors import EngineError
 from cisfs.layer.admission import named_by_environment
 from cisfs.registry.attach import resolve, resolve_from_here
+from cisfs.runtime import installed
 from cisfs.runtime.environment import FETCH_VARIABLE, LAYERS_VARIABLE, SCRATCH_VARIABLE, split
 from cisfs.runtime.images.reference import transport_of
 from cisfs.runtime.options import Options, settled
 
-_RUNTIME = "cisfs-runtime"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -70,13 +67,8 @@ def places(options: Options, own: Mapping[str, str] = _NONE) -> list[Path]:
 
 
 def runtime() -> str:
-    """Return the path of `cisfs-runtime`: beside this command, or on PATH."""
-    beside = Path(sys.argv[0]).resolve().parent / _RUNTIME
-    own = Path(sys.executable).parent / _RUNTIME
-    for path in (beside, own):
-        if os.access(path, os.X_OK):
-            return str(path)
-    found = shutil.which(_RUNTIME)
+    """Return the path of `cisfs-runtime`.  Raises EngineError if it is not installed."""
+    found = installed.runtime()
     if found is None:
-        raise EngineError(f"{_RUNTIME} is not installed beside cisfs, nor is it on PATH")
+        raise EngineError(f"{installed.BINARY} is not installed beside cisfs, nor is it on PATH")
     return found
