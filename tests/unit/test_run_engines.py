@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cisfs.errors import BaseMismatchError, EngineError, NotAVaultError, UsageError
 from cisfs.layer.rebase import rebase
 from cisfs.runtime.ending import stop_signal
-from cisfs.runtime.engines import bases, choose, docker, names, podman
+from cisfs.runtime.engines import bases, choose, docker, docker_settings, names, podman
 from cisfs.runtime.engines.keys import Loan
 from cisfs.runtime.images import config, layout, reference, tools
 from cisfs.runtime.images.config import ImageConfig, arguments
@@ -262,7 +262,7 @@ def test_podman_under_strict() -> None:
 
 
 def test_docker_is_told_everything() -> None:
-    got = docker.host_settings(settled(FULL))
+    got = docker_settings.of_host(settled(FULL))
     assert got == {
         "runtime": "cisfs",
         "security_opt": ["no-new-privileges"],
@@ -283,7 +283,7 @@ def test_docker_is_told_everything() -> None:
         "cap_drop": ["ALL"],
         "auto_remove": True,
     }
-    assert docker.host_settings(settled(replace(FULL, pids_limit=0)))["pids_limit"] == -1
+    assert docker_settings.of_host(settled(replace(FULL, pids_limit=0)))["pids_limit"] == -1
 
 
 def test_layers_and_scratch_for_the_runtime(

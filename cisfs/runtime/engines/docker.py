@@ -12,21 +12,21 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cisfs.errors import EngineError
 from cisfs.runtime import terminal
 from cisfs.runtime.engine import exit_code_of
-from cisfs.runtime.engines import attach, bases, names
+from cisfs.runtime.engines import attach, bases, docker_settings, names
+from cisfs.runtime.engines.docker_settings import RUNTIME
 from cisfs.runtime.engines.keys import Loan
-from cisfs.runtime.options import Options, Port, settled, tmpfs_options
+from cisfs.runtime.options import Options, settled
 from cisfs.runtime.request import Outcome, check_terminal
 
 if TYPE_CHECKING:
     import requests
     from docker import APIClient
 
-RUNTIME = "cisfs"
 NETWORK = "cisfs"
 _ISOLATED = {"com.docker.network.bridge.enable_icc": "false"}
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -156,54 +156,11 @@ def _described(api: APIClient, image: str) -> bases.EngineImage:
 def _create(api: APIClient, image: str, options: Options, variables: dict[str, str]) -> str:
     """Create the container; return its id."""
     host_config = api.create_host_config(
-        network_mode=_network(api, options), **host_settings(options)
+        network_mode=_network(api, options), **docker_settings.of_host(options)
     )
-    created = api.create_container(
-        image,
-        command=list(options.arguments) or None,
-        entrypoint=None if options.entrypoint is None else [options.entrypoint],
-        environment={**options.environment, **variables},
-        user=options.user,
-        working_dir=options.working_directory,
-        hostname=options.hostname,
-        labels=dict(options.labels),
-        name=options.name,
-        tty=options.terminal,
-        stdin_open=options.interactive,
-        ports=[(port.container_port, port.protocol) for port in options.ports],
-        host_config=host_config,
-    )
+    settings = docker_settings.of_process(options, variables)
+    created = api.create_container(image, **settings, host_config=host_config)
     return str(created["Id"])
-
-
-def host_settings(options: Options) -> dict[str, Any]:
-    """Return what docker is told beside image and command, as its package spells it."""
-    kept = ",noexec,nosuid,nodev" if options.strict else ""
-    bindings: dict[str, list[tuple[str, int | None]]] = {}
-    for port in options.ports:
-        bindings.setdefault(_port(port), []).append((port.address, port.host_port))
-    return {
-        "runtime": RUNTIME,
-        "security_opt": ["no-new-privileges"],
-        "pids_limit": options.pids_limit or -1,
-        "binds": [
-            f"{one.source}:{one.target}:{'ro' if one.read_only else 'rw'}"
-            for one in options.volumes
-        ],
-        "tmpfs": {one.target: ",".join(tmpfs_options(one)) + kept for one in options.tmpfs},
-        "port_bindings": bindings,
-        "mem_limit": options.memory,
-        "memswap_limit": options.memory,
-        "nano_cpus": round(options.cpus * 1e9) if options.cpus else None,
-        "read_only": options.read_only,
-        "cap_add": list(options.cap_add),
-        "cap_drop": list(options.cap_drop),
-        "auto_remove": options.remove,
-    }
-
-
-def _port(port: Port) -> str:
-    return f"{port.container_port}/{port.protocol}"
 
 
 def _network(api: APIClient, options: Options) -> str:
