@@ -279,9 +279,6 @@ class VaultTree:
         """Write all of `data`; returns its length."""
         return self._files.write(self._table[handle], offset, data)
 
-    def flush(self, handle: int) -> None:
-        """A descriptor was closed: nothing is held back, so there is nothing to do."""
-
     def release(self, handle: int) -> None:
         """The last descriptor of an open was closed."""
         node = self._table[handle]

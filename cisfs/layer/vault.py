@@ -1,4 +1,4 @@
-"""A vault on disk: making one, opening one with a key, its lock.
+"""A vault on disk: making one, and opening one with a key.
 
 docs/FORMAT.md, section 2.  Does not know nodes or FUSE; `cisfs.layer.tree` is the file system in
 it.  One thread at a time; an opened vault survives fork, and the lock goes with the last copy.
@@ -6,12 +6,10 @@ it.  One thread at a time; an opened vault survives fork, and the lock goes with
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from hmac import compare_digest
 from hmac import digest as hmac_digest
@@ -21,20 +19,17 @@ from typing import Self
 from cisfs.crypto.keys import ID_SIZE, SecretKey, VaultKeys, scratch_key
 from cisfs.crypto.names import NameCipher
 from cisfs.errors import (
-    BusyError,
     FormatError,
-    NotAVaultError,
-    UnsupportedVersionError,
     UsageError,
 )
 from cisfs.format import config as form
 from cisfs.format.config import SlotFields, VaultConfig
 from cisfs.format.geometry import Geometry
-from cisfs.format.names import NEW_VAULT_FILE, VAULT_FILE
 from cisfs.keys.credentials import MasterKey, Opener, Recipients
 from cisfs.keys.slots import SlotChange, describe_slots, new_slots, open_slots, unauthentic
+from cisfs.layer import vault_file
 from cisfs.layer.candidate import Admission, Candidate
-from cisfs.layer.directory import StoredNames, create_id, open_regular, read_id, sync_id
+from cisfs.layer.directory import StoredNames, create_id, read_id, sync_id
 from cisfs.layer.file import FileContext
 from cisfs.layer.journal import Journal, read_left_over
 from cisfs.layer.recovery import recover
@@ -61,11 +56,11 @@ def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_
     master, vault_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
     slots = new_slots(master, recipients, vault_id)
     config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=tuple(slots))
-    data = _packed(_authenticate(config, VaultKeys.derive(master, vault_id)))
+    data = vault_file.packed(_authenticate(config, VaultKeys.derive(master, vault_id)))
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         create_id(fd)
-        _write_config(fd, data)
+        vault_file.write_config(fd, data)
         sync_id(fd)
     finally:
         os.close(fd)
@@ -77,7 +72,7 @@ def describe(path: Path) -> dict[str, object]:
 
     Raises NotAVaultError, FormatError or UnsupportedVersionError, OSError.
     """
-    config = _stored_config(path)
+    config = vault_file.stored_config(path)
     return {
         "type": "vault",
         "path": str(path),
@@ -96,7 +91,7 @@ def identifier(path: Path) -> bytes:
 
     Raises as `describe` does.
     """
-    return _stored_config(path).vault_id
+    return vault_file.stored_config(path).vault_id
 
 
 def master_key(path: Path, opener: Opener) -> SecretKey:
@@ -104,7 +99,7 @@ def master_key(path: Path, opener: Opener) -> SecretKey:
 
     Raises as `Vault.open` does, but never BusyError.
     """
-    return _authentic_keys(path, _stored_config(path), opener).master
+    return _authentic_keys(path, vault_file.stored_config(path), opener).master
 
 
 def slots(path: Path) -> tuple[SlotFields, ...]:
@@ -112,7 +107,7 @@ def slots(path: Path) -> tuple[SlotFields, ...]:
 
     Raises as `describe` does.
     """
-    return _stored_config(path).slots
+    return vault_file.stored_config(path).slots
 
 
 def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
@@ -122,18 +117,18 @@ def change_slots(path: Path, opener: Opener, change: SlotChange) -> None:
     changes them, or when another vault takes its place meanwhile; what `change` raises, UsageError
     if there is no room.
     """
-    fd = _open_directory(path)
+    fd = vault_file.open_directory(path)
     try:
-        before = _read_config(fd, path)
+        before = vault_file.read_config(fd, path)
         keys = _authentic_keys(path, before, opener)
         make = change(keys.master, before.vault_id)
-        with changing(fd, path):
+        with vault_file.changing(fd, path):
             if not is_at(path, fd):
-                raise _replaced(path)
-            config = _read_config(fd, path)
+                raise vault_file.replaced(path)
+            config = vault_file.read_config(fd, path)
             _authentic_keys(path, config, MasterKey(keys.master))
             changed = replace(config, slots=make(config.slots))
-            _write_config(fd, _packed(_authenticate(changed, keys)))
+            vault_file.write_config(fd, vault_file.packed(_authenticate(changed, keys)))
     finally:
         os.close(fd)
 
@@ -164,10 +159,10 @@ class Vault:
         UnsupportedVersionError, WrongKeyError, IntegrityError, BusyError, OSError, what
         `admission` raises.
         """
-        fd = _open_directory(path)
+        fd = vault_file.open_directory(path)
         try:
-            config = _read_config(fd, path)
-            _lock(fd, path, read_only)
+            config = vault_file.read_config(fd, path)
+            vault_file.lock(fd, path, read_only)
             if admission is not None:
                 admission(Candidate(path, fd))
             vault = cls(path, fd, config, read_only)
@@ -241,109 +236,5 @@ def _authentic_keys(path: Path, config: VaultConfig, opener: Opener) -> VaultKey
     return keys
 
 
-def _stored_config(path: Path) -> VaultConfig:
-    fd = _open_directory(path)
-    try:
-        return _read_config(fd, path)
-    finally:
-        os.close(fd)
-
-
-def _open_directory(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotAVaultError(f"{path} is not a vault: {error.strerror}") from None
-
-
-def _read_config(fd: int, path: Path) -> VaultConfig:
-    try:
-        file = open_regular(fd, VAULT_FILE)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise NotAVaultError(
-            f"{path} is not a vault: it has no vault.json; make one with: cisfs init {path}"
-        ) from None
-    try:
-        return VaultConfig.parse(os.read(file, form.MAX_SIZE + 1))
-    except UnsupportedVersionError as error:
-        raise UnsupportedVersionError(f"{path}: {error}") from None
-    except FormatError as error:
-        raise FormatError(
-            f"{path}/vault.json is damaged: {error}; restore it from a backup"
-        ) from None
-    finally:
-        os.close(file)
-
-
-def _packed(config: VaultConfig) -> bytes:
-    """Return the bytes of vault.json.  Raises UsageError for more than are ever read again."""
-    data = config.pack()
-    if len(data) > form.MAX_SIZE:
-        raise UsageError(
-            f"there is no room: key slots that make {len(data)} bytes of vault.json, of "
-            f"{form.MAX_SIZE}; remove some or name fewer recipients"
-        )
-    return data
-
-
-def _write_config(fd: int, data: bytes) -> None:
-    """Write vault.json whole or not at all."""
-    with contextlib.suppress(FileNotFoundError):  # of somebody who was killed
-        os.unlink(NEW_VAULT_FILE, dir_fd=fd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(NEW_VAULT_FILE, flags, 0o600, dir_fd=fd), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(NEW_VAULT_FILE, VAULT_FILE, src_dir_fd=fd, dst_dir_fd=fd)
-    os.fsync(fd)
-
-
-@contextlib.contextmanager
-def changing(fd: int, path: Path) -> Iterator[None]:
-    """Let nobody else replace vault.json, nor the vault, while the block runs.
-
-    The vault's own lock is a mount's, for long.  Raises BusyError, OSError.
-    """
-    file = _locked_config(fd, path)
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
-def _locked_config(fd: int, path: Path) -> int:
-    while True:
-        try:
-            file = open_regular(fd, VAULT_FILE)
-        except FileNotFoundError:  # of a vault that was here just now
-            raise _replaced(path) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise BusyError(f"the keys of {path} are being changed by another command") from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(VAULT_FILE, dir_fd=fd)):
-                return file
-        os.close(file)
-
-
-def _replaced(path: Path) -> BusyError:
-    return BusyError(f"{path} was replaced by another vault just now; try again")
-
-
 def _authenticate(config: VaultConfig, keys: VaultKeys) -> VaultConfig:
     return replace(config, mac=hmac_digest(keys.header_mac, config.body(), "sha256"))
-
-
-def _lock(fd: int, path: Path, read_only: bool) -> None:
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        how = "read-write" if read_only else "already"
-        raise BusyError(
-            f"vault {path} is mounted {how} or in use by another cisfs command; unmount it first"
-        ) from None

@@ -30,6 +30,7 @@ from cisfs.format.rotation import VaultRecord
 from cisfs.keys.credentials import MasterKey, Recipients
 from cisfs.keys.reopening import are_for, reopened
 from cisfs.layer import vault as vaults
+from cisfs.layer import vault_file
 from cisfs.layer.partial import Partial, claimed_directory, partial_directory
 from cisfs.layer.renaming import RENAME_EXCHANGE, renameat2
 from cisfs.layer.rotation_request import Request, Rotated, naming_full_disks
@@ -176,7 +177,7 @@ class _Making:
         request.switching(*keys)
         at, name = self._partial.directory, os.fsencode(self._path.name)
         os.fsync(self._partial.fd)
-        with vaults.changing(self._old.fd, self._path):
+        with vault_file.changing(self._old.fd, self._path):
             there = os.stat(name, dir_fd=at, follow_symlinks=False)
             same = os.path.samestat(there, os.fstat(self._old.fd))
             if not same or vaults.slots(self._path) != self._old.config.slots:
