@@ -83,6 +83,10 @@ def test_terms_may_change_meanwhile(clock: Clock) -> None:
     assert not deadline.is_over()
     clock.now += 1001
     assert not deadline.is_over()
+    keyring.store(ONE, KEY, 5, stops=True)
+    assert not deadline.is_over()
+    clock.now += 5
+    assert deadline.is_over()
 
 
 def test_a_key_that_is_locked_has_the_end_that_it_had(clock: Clock) -> None:
