@@ -24,7 +24,7 @@ from cisfs.build.view import SourceTree
 from cisfs.errors import MountError
 from cisfs.keys import memory
 from cisfs.mount import bdi, points, unmount
-from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, live, settle, tell
+from cisfs.mount.assignment import MOUNTED, TERMINATION, MountOptions, forked, settle, tell
 from cisfs.mount.loop import DirectLoop, stand_in_for_trio
 from cisfs.mount.server import Server
 
@@ -63,10 +63,12 @@ def shown(index: Index) -> Iterator[Path]:
 def _start(index: Index, mountpoint: Path) -> Server:
     receive, send = os.pipe()
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> int:
         os.close(receive)
-        live(lambda: _serve(index, mountpoint, send, parent), send)
+        return _serve(index, mountpoint, send, parent)
+
+    pid = forked(work, send)
     os.close(send)
     server = Server(pid, mountpoint)
     try:

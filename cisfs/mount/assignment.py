@@ -85,6 +85,24 @@ class Assignment:
     parent: int
 
 
+def forked(work: Callable[[], int], report: int | None) -> int:
+    """Fork a process whose whole life is `work`, see `live`; return its number.
+
+    It heeds signals that ask for its end, also where this process ignores them, and from the first
+    moment on: those that come before it can are not lost.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            heed_termination()
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            live(work, report)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return pid
+
+
 def live(work: Callable[[], int], report: int | None) -> NoReturn:
     """Run `work` as the whole life of this process; nothing of the caller's runs here again."""
     code = 1
@@ -107,6 +125,12 @@ def tell(report: int | None, message: bytes) -> None:
     if report is not None:
         with contextlib.suppress(OSError):  # closed: mounted already, so nobody reads it
             os.write(report, message)
+
+
+def heed_termination() -> None:
+    """Let signals that ask for the end do so, whatever the process made of them that forked us."""
+    for number in TERMINATION:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def go_home(options: MountOptions) -> None:

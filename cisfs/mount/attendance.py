@@ -20,7 +20,7 @@ from cisfs.layer.filling import claim
 from cisfs.layer.lazy import PartialLayer, is_partial
 from cisfs.mount import process
 from cisfs.mount.absent import connected
-from cisfs.mount.assignment import MountOptions, go_home
+from cisfs.mount.assignment import MountOptions, go_home, heed_termination
 
 _FIRST_WAIT = 1.0  # seconds from one start to the next, doubled each time
 _LONGEST_WAIT = 5.0
@@ -123,6 +123,7 @@ def _become(directory: Path, claimed: int, options: MountOptions) -> None:
         go_home(options)
         os.chdir("/")
         process.keep_descriptors({claimed})
+        heed_termination()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if options.fetch is not None:
             options.fetch(directory, claimed, options.log_file)

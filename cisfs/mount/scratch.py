@@ -30,7 +30,7 @@ from cisfs.mount import (
     syscalls,
     unmount,
 )
-from cisfs.mount.assignment import MountOptions, live
+from cisfs.mount.assignment import MountOptions, forked
 from cisfs.mount.server import Server
 
 UPPER, WORK = "upper", "work"  # directories in the mounted scratch, for an overlay
@@ -116,10 +116,7 @@ def _mount_fuse() -> tuple[int, int]:
 
 def _fork(image: BlockImage, device: int, mountpoint: Path, options: MountOptions) -> int:
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        live(lambda: scratch_serving.serve(image, device, mountpoint, options, parent), None)
-    return pid
+    return forked(lambda: scratch_serving.serve(image, device, mountpoint, options, parent), None)
 
 
 def _mount_image(root: int, mountpoint: Path, *, durable: bool) -> str:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from cisfs.errors import CisfsError, MountError
 from cisfs.mount import bdi, points, process, records, unmount
-from cisfs.mount.assignment import IMAGE_NAME, MOUNTED, TERMINATION, Assignment, MountOptions, live
+from cisfs.mount.assignment import (
+    IMAGE_NAME,
+    MOUNTED,
+    TERMINATION,
+    Assignment,
+    MountOptions,
+    forked,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,7 +69,8 @@ class Server:
                 f"the server of {self.mountpoint} did not end within {timeout:g} s and was killed; "
                 "cisfs verify tells whether anything was in flight"
             )
-        if code:
+        # One that dies of the signal had not come so far as to mount, or to handle it.
+        if code not in (0, -signal.SIGTERM):
             raise MountError(f"the server of {self.mountpoint} {process.ending(code)}")
 
     def wait(self) -> int:
@@ -121,10 +129,12 @@ def launch(layer: Layer, mountpoint: Path, options: MountOptions) -> Launched:
     source, mountpoint = points.resolved(layer.path), points.resolved(mountpoint)
     receive, send = os.pipe()
     assignment = Assignment(source, mountpoint, options, report=send, parent=os.getpid())
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> int:
         os.close(receive)
-        live(lambda: _serve(layer, assignment), assignment.report)
+        return _serve(layer, assignment)
+
+    pid = forked(work, send)
     os.close(send)
     return Launched(Server(pid, mountpoint), receive)
 
