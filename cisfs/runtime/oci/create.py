@@ -7,11 +7,13 @@ Does not know how roots are mounted.  Changes namespaces, so it is for a process
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import platform
 import re
+import select
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,17 +147,32 @@ def _have_kept(task: Task) -> None:
         os.close(receive)
         live(lambda: keeper.keep(task, send), send)
     os.close(send)
-    try:
-        report = os.read(receive, _REPORT_LIMIT)  # in one piece; the servers leave the pipe open
-    finally:
-        os.close(receive)
+    report = _reported(receive, pid)
     if report == MOUNTED:
         return
     os.waitpid(pid, 0)
     number, _, message = report.decode(errors="replace").partition("\n")
     if not message:
+        with contextlib.suppress(OSError):  # the servers end when what they serve goes
+            syscalls.unmount(str(task.place.mounts), syscalls.MNT_DETACH)
         raise EngineError("the keeper of the container died before everything was mounted")
     raise error_class(int(number))(message)
+
+
+def _reported(receive: int, keeper: int) -> bytes:
+    """Return what the keeper writes to the pipe, in one piece; nothing if it ends without a word.
+
+    The servers that it forked have the pipe open, too: its end says nothing about the keeper's.
+    """
+    end = os.pidfd_open(keeper)
+    try:
+        ready, _, _ = select.select([receive, end], [], [])
+        if receive not in ready:  # it may have written after it was looked at
+            ready, _, _ = select.select([receive], [], [], 0)
+        return os.read(receive, _REPORT_LIMIT) if ready else b""
+    finally:
+        os.close(end)
+        os.close(receive)
 
 
 def _load(path: Path) -> spec.Json:
