@@ -208,6 +208,25 @@ def test_a_failure_of_runc_leaves_nothing(site: Site) -> None:
     site.await_end("box")
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_is_executed_in_a_container_leaves_no_core(site: Site, limited: bool) -> None:
+    """The kernel hands a core to a program of the host at any limit but 1: fs/coredump.c."""
+    site.start("exec", "sleep 60", layers=[site.layer("a", {"secret": "s\n"})])
+    process: dict[str, object] = {
+        "args": ["cat", "/proc/self/limits"],
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+    }
+    if limited:
+        process["rlimits"] = [{"type": "RLIMIT_CORE", "soft": 1 << 30, "hard": 1 << 30}]
+    path = site.base / "process.json"
+    path.write_text(json.dumps({**process, "user": {"uid": 0, "gid": 0}}))
+    done = site.runtime("exec", "--process", path, site.id("exec"))
+    (row,) = (row for row in done.stdout.splitlines() if row.startswith("Max core file size"))
+    assert row.split()[4:6] == ["1", "1"], done
+    site.delete("exec")
+
+
 def test_memory_is_never_checkpointed(site: Site) -> None:
     site.start("box", "sleep 1000", scratch="memory")
     image = site.base / "image"

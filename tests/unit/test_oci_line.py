@@ -61,3 +61,16 @@ def test_an_option_without_its_value_is_left_for_runc_to_judge() -> None:
 def test_the_container_of_a_checkpoint_is_found_behind_its_options() -> None:
     parsed = line.parse(["checkpoint", "--image-path", "/x", "--leave-running", "id"])
     assert parsed.container == "id"
+
+
+def test_a_container_is_found_after_the_end_of_options() -> None:
+    assert line.parse(["exec", "-t", "--", "id", "sh"]).container == "id"
+    assert line.parse(["exec", "--"]).container == ""
+
+
+@pytest.mark.parametrize("written", ["--process /p", "--process=/p", "-p /p"])
+def test_what_to_execute_is_found_and_can_be_replaced(written: str) -> None:
+    parsed = line.parse(["exec", "--cwd", "/", "-e", "A=1", *written.split(), "id", "-p", "no"])
+    assert (parsed.container, parsed.process) == ("id", "/p")
+    parsed.add_option("process", "/other")
+    assert parsed.words[-5:] == ["--process", "/other", "id", "-p", "no"]

@@ -26,6 +26,22 @@ _OF_CHECKPOINT = frozenset(
     }
 )
 _OF_COMMAND = _OF_CREATE | _OF_CHECKPOINT
+_OF_EXEC = _OF_CREATE | {
+    "additional-gids",
+    "apparmor",
+    "c",
+    "cap",
+    "cgroup",
+    "cwd",
+    "e",
+    "env",
+    "g",
+    "p",
+    "process",
+    "process-label",
+    "u",
+    "user",
+}
 _DEFAULT_ROOT = "/run/runc"
 
 
@@ -45,7 +61,8 @@ class Line:
     @property
     def container(self) -> str:
         """The container's id, "" if there is none."""
-        return self.arguments[0] if self.arguments else ""
+        named = self.arguments[self.arguments[:1] == ["--"] :]
+        return named[0] if named else ""
 
     @property
     def bundle(self) -> str:
@@ -53,9 +70,19 @@ class Line:
         return self.options.get("bundle") or self.options.get("b") or "."
 
     @property
+    def process(self) -> str | None:
+        """The file that describes the process to execute, if there is one."""
+        return self.options.get("process") or self.options.get("p")
+
+    @property
     def root(self) -> str:
         """Where the runtime keeps the state of its containers."""
         return self.options.get("root", _DEFAULT_ROOT)
+
+    def add_option(self, name: str, value: str) -> None:
+        """Give the command an option of runc's; of two with one name it takes the last."""
+        end = len(self.words) - len(self.arguments)
+        self.words[end:end] = [f"--{name}", value]
 
 
 def parse(words: list[str]) -> Line:
@@ -65,7 +92,8 @@ def parse(words: list[str]) -> Line:
     if rest:
         line.command = rest[0]
         line.words.append(rest[0])
-        line.arguments = _options(line, rest[1:], _OF_COMMAND)
+        valued = _OF_EXEC if line.command == "exec" else _OF_COMMAND
+        line.arguments = _options(line, rest[1:], valued)
         line.words += line.arguments
     return line
 

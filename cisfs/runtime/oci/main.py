@@ -1,8 +1,8 @@
 """`cisfs-runtime`: runc's command line, with encrypted layers under the root of what it creates.
 
 Container engines start it several times for each container, so all but `create` and `run` of a
-bundle that names layers becomes runc at once, and nothing is imported for it.  Does not know how
-layers are mounted.  One call per process.
+bundle that names layers, and `exec` where there is a container of ours, becomes runc at once, and
+nothing is imported for it.  Does not know how layers are mounted.  One call per process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 
 from cisfs.runtime.oci import line
 
+_CONTAINERS = "/run/cisfs/containers"  # cisfs.runtime.oci.record
 _DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -21,6 +22,10 @@ def main() -> int:
     binary = _found(given.own.get("runtime-binary", "runc"))
     if binary is None:
         return _fail(given, "runc is not installed; on Debian and Ubuntu: apt install runc")
+    if given.command == "exec" and os.path.isdir(_CONTAINERS):
+        from cisfs.runtime.oci import execution
+
+        execution.prepare(given)
     if given.command not in ("create", "run", "checkpoint", "restore"):
         return _become(given, binary)
     from cisfs.runtime.oci import create

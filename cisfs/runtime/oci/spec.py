@@ -28,7 +28,8 @@ _VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE, FETCH_VARIABLE)
 KEYRING_CALLS = ("add_key", "keyctl", "request_key")
 _EPERM = 1
 # The kernel ignores a limit of 0 when cores go to a pipe, and refuses at 1 (fs/coredump.c).
-_NO_CORE = {"type": "RLIMIT_CORE", "soft": 1, "hard": 1}
+CORE_LIMIT = 1  # bytes
+_CORE = "RLIMIT_CORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,7 @@ def rewritten(
         kept = [each for each in process.get("env") or [] if _name(each) not in _VARIABLES]
         process["env"] = _merged(kept, environment or {})
     if process:
-        process["rlimits"] = [
-            *(each for each in process.get("rlimits") or [] if each.get("type") != "RLIMIT_CORE"),
-            _NO_CORE,
-        ]
+        process = without_core(process)
     linux = dict(config.get("linux") or {})
     linux["seccomp"] = without_keyring(linux.get("seccomp"), machine)
     before = config["root"]
@@ -107,6 +105,13 @@ def rewritten(
         "root": {**before, "path": root, "readonly": read_only},
         "linux": linux,
     }
+
+
+def without_core(process: Json) -> Json:
+    """Return a process that leaves no core, whatever the one that was given may."""
+    limits = (each for each in process.get("rlimits") or [] if each.get("type") != _CORE)
+    none = {"type": _CORE, "soft": CORE_LIMIT, "hard": CORE_LIMIT}
+    return {**process, "rlimits": [*limits, none]}
 
 
 def _merged(settings: list[str], own: Mapping[str, str]) -> list[str]:
