@@ -17,6 +17,8 @@ import signal
 import socket
 from pathlib import Path
 
+from cisfs.mount import logs
+
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -134,14 +136,14 @@ def start_logging(log_file: Path | None, *, to_stderr: bool) -> None:
         root.removeHandler(handler)
     handler = _log_handler(log_file, to_stderr)
     handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.addFilter(logs.Repeats())
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
 
 
 def _log_handler(log_file: Path | None, to_stderr: bool) -> logging.Handler:
     if log_file is not None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return logging.StreamHandler(os.fdopen(os.open(log_file, flags, 0o600), "a"))
+        return logs.LimitedFile(log_file)
     if to_stderr:
         return logging.StreamHandler()
     try:
