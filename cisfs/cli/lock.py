@@ -6,6 +6,8 @@ Parses, calls `cisfs.layer`, `cisfs.keys.keyring` and `cisfs.runtime.usage`.  On
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from cisfs.mount.mounted import Mounted
     from cisfs.runtime.usage import User
+
+_KEY = re.compile("[0-9a-f]{32}")  # the id of one, as keyrings have it
 
 HELP = "forget the key of an unlocked vault or sealed layer"
 
@@ -28,8 +32,11 @@ seconds.  What "cisfs mount" has mounted stays, and is named: "cisfs umount" end
 
 A layer opens again, without being unlocked, if its key is in the key directory.
 
+A layer that is gone, damaged or replaced is locked by its key, as "cisfs status" shows it.
+
 examples:
   cisfs lock private.cis
+  cisfs lock 1bead00bcafcc2ca2cebe148b28e777b
   cisfs lock --all --stop --time 30
 """
 
@@ -39,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     one = parser.add_mutually_exclusive_group(required=True)
-    one.add_argument("layer", metavar="LAYER", nargs="?", help="the vault or sealed layer")
+    one.add_argument(
+        "layer", metavar="LAYER", nargs="?", help="the vault or sealed layer, or a key's id"
+    )
     one.add_argument("--all", action="store_true", help="forget the keys of all layers")
     parser.add_argument(
         "--stop", action="store_true", help="then stop the containers that use the layer"
@@ -63,13 +72,21 @@ def run(args: argparse.Namespace) -> int:
         if args.stop:
             _stop(args.time, lambda _: True, lambda _: True)
         return 0
-    path = store.resolve_from_here(args.layer)
-    key = opening.key_id(path)
-    _forget(path, key)
-    if args.stop:
-        real = path.resolve()
-        _stop(args.time, lambda user: user.uses(real, key), lambda each: each.layer == real)
+    if _KEY.fullmatch(args.layer) and not os.path.lexists(args.layer):
+        _lock(f"key {args.layer}", None, args.layer, args)
+    else:
+        path = store.resolve_from_here(args.layer)
+        _lock(str(path), path.resolve(), opening.key_id(path, whole=False), args)
     return 0
+
+
+def _lock(name: str, real: Path | None, key: str, args: argparse.Namespace) -> None:
+    """Lock what has a key; `real` is where it is, if that is known."""
+    from cisfs.keys import keyring
+
+    print(f"locked {name}" if keyring.forget(key) else f"{name} was not unlocked", flush=True)
+    if args.stop:
+        _stop(args.time, lambda user: user.uses(real, key), lambda each: each.layer == real)
 
 
 def _forget_all() -> None:
@@ -77,12 +94,6 @@ def _forget_all() -> None:
 
     count = keyring.forget_all()
     print(f"locked {count} layer{'' if count == 1 else 's'}" if count else "none was unlocked")
-
-
-def _forget(path: Path, key: str) -> None:
-    from cisfs.keys import keyring
-
-    print(f"locked {path}" if keyring.forget(key) else f"{path} was not unlocked", flush=True)
 
 
 def _stop(seconds: float, uses: Callable[[User], bool], shows: Callable[[Mounted], bool]) -> None:

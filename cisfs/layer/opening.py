@@ -68,13 +68,14 @@ def describe(path: Path) -> dict[str, object]:
     return vault.describe(path)
 
 
-def key_id(path: Path) -> str:
+def key_id(path: Path, *, whole: bool = True) -> str:
     """Return what the key of the layer at `path` is known by, its id in hex, without the key.
 
-    Nothing is authenticated.  Raises as `describe` does.
+    Nothing is authenticated.  `whole`: a sealed layer that is damaged behind its header has none.
+    Raises as `describe` does.
     """
     if is_sealed(path):
-        return sealed.identifier(path).hex()
+        return sealed.identifier(path, whole=whole).hex()
     _check_directory(path)
     return vault.identifier(path).hex()
 

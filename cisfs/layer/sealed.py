@@ -31,7 +31,14 @@ from cisfs.layer.candidate import Admission, Candidate
 from cisfs.layer.image_reader import ImageReader
 from cisfs.layer.lazy import LazyReader, PartialLayer
 from cisfs.layer.pulled import is_stored
-from cisfs.layer.sealed_file import naming, open_file, read_locked, stored, update_slots
+from cisfs.layer.sealed_file import (
+    naming,
+    open_file,
+    read_header,
+    read_locked,
+    stored,
+    update_slots,
+)
 
 KEPT_UNITS = 32  # 2 MiB for each reader, with units of 64 KiB
 
@@ -62,12 +69,19 @@ def describe(path: Path) -> dict[str, object]:
     }
 
 
-def identifier(path: Path) -> bytes:
+def identifier(path: Path, *, whole: bool = True) -> bytes:
     """Return the 16-byte id of the layer at `path`; nothing is authenticated.
 
-    Raises as `describe` does.
+    `whole`: what is damaged behind its header has none.  Raises as `describe` does.
     """
-    return stored(path)[0].layer_id
+    if whole:
+        return stored(path)[0].layer_id
+    fd = open_file(path)
+    try:
+        with naming(path):
+            return read_header(fd).layer_id
+    finally:
+        os.close(fd)
 
 
 def master_key(path: Path, opener: Opener) -> SecretKey:

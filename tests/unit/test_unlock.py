@@ -89,6 +89,36 @@ def test_all_are_locked_at_once(
     assert capsys.readouterr().out == "locked 2 layers\n"
 
 
+def test_who_damages_a_layer_does_not_keep_it_unlocked(
+    tmp_path: Path, key: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "secrets.cis"
+    layers.seal(path, CONTENT)
+    assert main(["unlock", *key, str(path)]) == 0
+    name = opening.key_id(path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"garbage")  # where the key slots begin
+        file.seek(0, os.SEEK_END)
+        file.write(b"more")
+    assert main(["lock", str(path)]) == 0
+    assert capsys.readouterr().out.endswith(f"locked {path}\n")
+    assert keyring.terms(name) is None
+
+
+def test_what_is_gone_is_locked_by_its_key(
+    layer: Path, key: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["unlock", *key, str(layer)]) == 0
+    name = opening.key_id(layer)
+    layer.rename(layer.with_name("elsewhere"))
+    assert main(["lock", name]) == 0
+    assert capsys.readouterr().out.endswith(f"locked key {name}\n")
+    assert keyring.terms(name) is None
+    assert main(["lock", name]) == 0
+    assert capsys.readouterr().out == f"key {name} was not unlocked\n"
+
+
 def test_a_wrong_key_unlocks_nothing(
     layer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
