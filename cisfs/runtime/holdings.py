@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cisfs.errors import CisfsError, NoKeyError, WrongKeyError
+from cisfs.errors import CisfsError, NoKeyError, UsageError, WrongKeyError
 from cisfs.format.sealed import check_base
 from cisfs.keys import keyring
 from cisfs.keys.credentials import Identities, MasterKey, Opener
@@ -47,8 +47,8 @@ def open_layers(
     """Open layers read-only, with what `opener` returns for each; all of them or none.
 
     `below` are the diff_ids of the image that they go on, None if it is not known.  `admission` is
-    asked before `opener` is.  Raises what they and `open_layer` raise; after several keys were
-    tried, the WrongKeyError names the layer.
+    asked before `opener` is.  Raises UsageError for a layer that is named twice, what they and
+    `open_layer` raise; after several keys were tried, the WrongKeyError names the layer.
     """
     layers: list[Layer] = []
     holdings: list[Holding] = []
@@ -65,6 +65,9 @@ def open_layers(
 
     with contextlib.ExitStack() as undo:
         for path in paths:
+            place = str(path.resolve())
+            if any(each.path == place for each in holdings):  # it takes servers, and shows nothing
+                raise UsageError(f"layer {path} is named twice: name each layer once")
             key = key_id(path)
             try:
                 layer = open_layer(path, partial(credential, path, key), admission=admission)
@@ -77,7 +80,7 @@ def open_layers(
             if below is not None and isinstance(layer, SealedLayer):
                 check_base(layer.header, below)
             layers.append(layer)
-            holdings.append(Holding(str(path.resolve()), key))
+            holdings.append(Holding(place, key))
         undo.pop_all()
     return Opened(layers, tuple(holdings), frozenset(kept))
 

@@ -11,7 +11,7 @@ import pytest
 
 from cisfs.cli.main import main
 from cisfs.crypto.keys import SecretKey
-from cisfs.errors import EngineError, NoKeyError
+from cisfs.errors import EngineError, NoKeyError, UsageError
 from cisfs.keys import keyring
 from cisfs.keys.credentials import MasterKey
 from cisfs.layer import opening
@@ -149,6 +149,15 @@ def test_of_several_layers_none_stays_open_when_one_does_not_open(tmp_path: Path
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(Exception, match="neither a vault nor"):
         holdings.open_layers(paths, lambda _: vaults.KEY)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_layer_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = vaults.make(tmp_path / "v")
+    (tmp_path / "link").symlink_to(path)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(UsageError, match="link is named twice"):
+        holdings.open_layers([path, tmp_path / "link"], lambda _: vaults.KEY)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
