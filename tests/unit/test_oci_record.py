@@ -67,3 +67,12 @@ def test_a_sweep_removes_what_nobody_holds_and_leaves_the_rest(base: Path) -> No
 def test_equal_ids_of_two_runtimes_have_two_names() -> None:
     assert record.name_of("id", "/run/a") != record.name_of("id", "/run/b")
     assert record.name_of("x" * 1024, "/r").startswith("x" * 64 + "-")
+    assert record.name_of("x" * 65, "/r") != record.name_of("x" * 66, "/r")
+
+
+def test_a_root_may_be_spelled_in_several_ways(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("real")
+    names = {
+        record.name_of("id", str(tmp_path / spelling)) for spelling in ("real", "real/", "link")
+    }
+    assert len(names) == 1

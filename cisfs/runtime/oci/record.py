@@ -60,8 +60,11 @@ class Place:
 
 
 def name_of(container: str, root: str) -> str:
-    """Return a directory's name: ids are unique only among the containers of one runtime root."""
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()
+    """Return a directory's name: ids are unique only among the containers of one runtime root.
+
+    The root is one however it is spelled, and ids differ that begin with the same 64 characters.
+    """
+    digest = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)}/{container}")).hexdigest()
     return f"{container[:64]}-{digest[:8]}"
 
 
