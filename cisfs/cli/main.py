@@ -16,6 +16,7 @@ from types import ModuleType
 
 from cisfs import __version__
 from cisfs.errors import CisfsError, EngineError
+from cisfs.format.said import printable
 
 COMMANDS = (
     "keygen",
@@ -170,7 +171,7 @@ def _parser(only: str | None) -> argparse.ArgumentParser:
 
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):  # stderr itself may be gone
-        print(f"cisfs: {' '.join(message.splitlines())}", file=sys.stderr)
+        print(f"cisfs: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
 
 
 def _in_words(error: OSError) -> str:

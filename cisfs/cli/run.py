@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.cli import run_options
+from cisfs.format.said import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         # A container's exit status is its command's: only 125 can say that it never began.
         raise EngineError(str(error)) from error
     if outcome.message:
-        print(f"cisfs: {outcome.message}", file=sys.stderr)
+        # An image's author chooses names in it, and what its scripts begin with.
+        print(f"cisfs: {printable(' '.join(outcome.message.splitlines()))}", file=sys.stderr)
     return outcome.exit_code
 
 

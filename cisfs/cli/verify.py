@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.cli.arguments import layer
+from cisfs.format.said import printable
 
 if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
@@ -139,7 +140,8 @@ def _print_lines(layer: Path, findings: Iterable[Finding]) -> int:
         mended += finding.mended
         damaged += not finding.mended
         where = finding.path if finding.unit is None else f"{finding.path}: unit {finding.unit}"
-        print(f"{where}: {finding.problem}{' (mended)' if finding.mended else ''}", flush=True)
+        mark = " (mended)" if finding.mended else ""
+        print(printable(f"{where}: {finding.problem}{mark}"), flush=True)
     here = units_here(layer)
     if not damaged and not mended:
         print(f"{layer}: everything {'' if here is None else 'that is here '}is whole")

@@ -12,10 +12,20 @@ import os
 import time
 from pathlib import Path
 
+from cisfs.format.said import printable
+
 FILE_LIMIT = 16 << 20  # bytes that are added to a file; those of containers are in memory, in /run
 _FULL = b"cisfs: the log is full: nothing more is written to it\n"
 _SILENCE = 60.0  # seconds
 _MOST_REMEMBERED = 4096  # texts; some 1 MiB
+
+
+class OneLine(logging.Formatter):
+    """Makes one line of what is said, whatever names are in it; only tracebacks take more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line."""
+        return printable(super().formatMessage(record))
 
 
 class Repeats(logging.Filter):

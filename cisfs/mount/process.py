@@ -135,7 +135,7 @@ def start_logging(log_file: Path | None, *, to_stderr: bool) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
     handler = _log_handler(log_file, to_stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(logs.OneLine(_FORMAT))
     handler.addFilter(logs.Repeats())
     root.addHandler(handler)
     root.setLevel(logging.WARNING)

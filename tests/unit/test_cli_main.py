@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from cisfs import __version__, errors
-from cisfs.cli import inspect
+from cisfs.cli import inspect, run
 from cisfs.cli import main as frame
 from cisfs.cli.main import COMMANDS, main
+from cisfs.runtime.request import Outcome
 
 HEAVY = ("cryptography", "blake3", "pyfuse3", "trio", "docker", "cisfs.layer", "cisfs.runtime")
 
@@ -39,6 +40,25 @@ def test_each_error_is_one_line_and_its_own_exit_code(
     monkeypatch.setattr(inspect, "run", _raising(kind("what happened:\nand what next")))
     assert main(["inspect", "x"]) == kind.exit_code
     assert capsys.readouterr().err == "cisfs: what happened: and what next\n"
+
+
+def test_an_error_does_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inspect, "run", _raising(FileNotFoundError(2, "gone", "/\x1b[2J\udcff")))
+    assert main(["inspect", "x"]) == 1
+    assert capsys.readouterr().err == "cisfs: /?[2J?: gone\n"
+
+
+def test_what_a_container_ends_with_does_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = Outcome(127, "cannot run /x: its interpreter /\x1b]0;\x07 is not in the container")
+    monkeypatch.setattr(run, "_run", lambda _: said)
+    assert main(["run", "--rootfs", "/", "x"]) == 127
+    assert capsys.readouterr().err == (
+        "cisfs: cannot run /x: its interpreter /?]0;? is not in the container\n"
+    )
 
 
 def test_the_operating_systems_errors_name_the_file(

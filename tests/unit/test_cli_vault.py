@@ -89,6 +89,15 @@ def test_verify_prints_a_line_for_each_finding_and_a_summary(
     ]
 
 
+def test_a_name_cannot_say_that_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    planted = [Finding("/a\nv: everything is whole\x1b[8m", None, "it does not belong there")]
+    assert verify._print_lines(Path("v"), planted) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "/a?v: everything is whole?[8m: it does not belong there",
+        "v: 0 mended, 1 damaged",
+    ]
+
+
 def test_verify_prints_one_document_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify._print_json(Path("v"), FINDINGS) == 1
     printed = json.loads(capsys.readouterr().out)

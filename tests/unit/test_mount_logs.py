@@ -54,3 +54,15 @@ def test_a_file_is_added_to_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
     logs.LimitedFile(tmp_path / "log").stream.close()
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_makes_no_line_of_its_own() -> None:
+    formatter = logs.OneLine("cisfs: %(message)s")
+    said = formatter.format(record("%s: altered", "a\nroot: all is well\x1b[2J"))
+    assert said == "cisfs: a?root: all is well?[2J: altered"
+    try:
+        raise ValueError("wrong")
+    except ValueError as error:
+        failed = record("failed")
+        failed.exc_info = (ValueError, error, error.__traceback__)
+    assert len(formatter.format(failed).splitlines()) > 2

@@ -11,13 +11,15 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from cisfs.format.said import printable
+
 if TYPE_CHECKING:
     from cisfs.runtime.oci.line import Line
 
 
 def complain(line: Line, message: str) -> None:
     """Say one line, in the format of `--log-format`."""
-    message = " ".join(message.split())
+    message = printable(" ".join(message.split()))
     text = _formatted(message, line.options.get("log-format", "text"))
     if path := line.options.get("log"):
         try:
