@@ -74,3 +74,31 @@ def test_what_to_execute_is_found_and_can_be_replaced(written: str) -> None:
     assert (parsed.container, parsed.process) == ("id", "/p")
     parsed.add_option("process", "/other")
     assert parsed.words[-5:] == ["--process", "/other", "id", "-p", "no"]
+
+
+def test_an_option_is_added_before_the_end_of_options() -> None:
+    parsed = line.parse(["exec", "-p", "/p", "--", "id"])
+    parsed.add_option("process", "/other")
+    assert parsed.words == ["exec", "-p", "/p", "--process", "/other", "--", "id"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["id --bundle /b --pid-file p", "--pid-file p id -b=/b", "--bundle /b --pid-file=p -- id"],
+)
+def test_options_are_found_wherever_runc_takes_them(written: str) -> None:
+    """Missed, the bundle would be another, and the container would start without its layers."""
+    given = ["create", *written.split()]
+    parsed = line.parse(given)
+    assert (parsed.bundle, parsed.arguments) == ("/b", ["id"])
+    assert parsed.options["pid-file"] == "p"
+    assert parsed.words == given
+
+
+def test_what_follows_two_dashes_is_no_option() -> None:
+    parsed = line.parse(["run", "--bundle", "/b", "id", "--", "--bundle", "/c"])
+    assert (parsed.bundle, parsed.arguments) == ("/b", ["id", "--bundle", "/c"])
+
+
+def test_the_level_of_cruns_log_is_no_command() -> None:
+    assert line.parse(["--log-level", "debug", "create", "id"]).command == "create"

@@ -9,8 +9,9 @@ from __future__ import annotations
 # Ours: another runtime to become; where scratches are kept, instead of /var/lib/cisfs; the trust
 # policy, instead of /etc/cisfs/policy.toml.
 _OWN = frozenset({"policy", "runtime-binary", "store"})
-# Options whose value may be the next word: of runc 1.1, and crun's among the global ones.
-_GLOBAL = _OWN | {"log", "log-format", "root", "criu", "rootless", "cgroup-manager"}
+# Options whose value may be the next word: of runc 1.1, and crun's own.
+_OF_CRUN = frozenset({"cgroup-manager", "log-level"})
+_GLOBAL = _OWN | _OF_CRUN | {"log", "log-format", "root", "criu", "rootless"}
 _OF_CREATE = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
 _OF_CHECKPOINT = frozenset(
     {
@@ -42,13 +43,16 @@ _OF_EXEC = _OF_CREATE | {
     "u",
     "user",
 }
+# Where runc takes options behind the container's id, too (urfave/cli v1, reorderArgs).  Missing one
+# would be to miss a bundle, and to start a container without its layers.
+_ANYWHERE = frozenset({"create", "run", "checkpoint", "restore"})
 _DEFAULT_ROOT = "/run/runc"
 
 
 class Line:
     """A command line: `words` for runc, `command` or "", and `arguments`, what follows options."""
 
-    __slots__ = ("arguments", "command", "options", "own", "words")
+    __slots__ = ("arguments", "command", "options", "options_end", "own", "words")
 
     def __init__(self) -> None:
         """Used by `parse` only."""
@@ -57,12 +61,12 @@ class Line:
         self.own: dict[str, str] = {}
         self.options: dict[str, str] = {}  # all others, of the runtime and of the command
         self.arguments: list[str] = []
+        self.options_end = 0  # which of the words follows the command's options
 
     @property
     def container(self) -> str:
         """The container's id, "" if there is none."""
-        named = self.arguments[self.arguments[:1] == ["--"] :]
-        return named[0] if named else ""
+        return self.arguments[0] if self.arguments else ""
 
     @property
     def bundle(self) -> str:
@@ -80,9 +84,11 @@ class Line:
         return self.options.get("root", _DEFAULT_ROOT)
 
     def add_option(self, name: str, value: str) -> None:
-        """Give the command an option of runc's; of two with one name it takes the last."""
-        end = len(self.words) - len(self.arguments)
-        self.words[end:end] = [f"--{name}", value]
+        """Give the command an option of runc's; of two with one name it takes the last.
+
+        For a command that takes options before its arguments only.
+        """
+        self.words[self.options_end : self.options_end] = [f"--{name}", value]
 
 
 def parse(words: list[str]) -> Line:
@@ -93,8 +99,14 @@ def parse(words: list[str]) -> Line:
         line.command = rest[0]
         line.words.append(rest[0])
         valued = _OF_EXEC if line.command == "exec" else _OF_COMMAND
-        line.arguments = _options(line, rest[1:], valued)
-        line.words += line.arguments
+        rest = _options(line, rest[1:], valued)
+        line.options_end = len(line.words)
+        while rest and rest[0] != "--" and line.command in _ANYWHERE:
+            line.arguments.append(rest[0])
+            line.words.append(rest[0])
+            rest = _options(line, rest[1:], valued)
+        line.words += rest
+        line.arguments += rest[1:] if rest[:1] == ["--"] else rest
     return line
 
 
