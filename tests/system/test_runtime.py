@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def test_an_annotation_names_layers_too(site: Site) -> None:
     done = site.run("box", "cat /secret; touch /x", annotations=annotations)
     assert done.stdout == SECRET
     assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.parametrize("written", ["{id} --bundle {bundle}", "--bundle {bundle} -- {id}"])
+def test_options_stand_wherever_runc_takes_them(site: Site, written: str) -> None:
+    bundle = site.bundle("box", "cat /secret", layers=[site.layer("layer", {"secret": SECRET})])
+    words = written.format(id=site.id("box"), bundle=bundle).split()
+    assert site.runtime("run", *words).stdout == SECRET
 
 
 def test_vaults_and_sealed_layers_stack(site: Site) -> None:
@@ -195,6 +203,23 @@ def test_a_damaged_layer_is_refused_or_fails_where_it_is_damaged(site: Site) -> 
     done = site.run("box", "cat /secret; cat /large > /copy", layers=[layer])
     assert done.stdout == SECRET
     assert "Input/output error" in done.stderr
+
+
+def test_an_id_that_is_taken_is_refused_at_once(site: Site) -> None:
+    site.start("box", "sleep 1000", scratch="memory")
+    begun = time.monotonic()
+    done = site.runtime("create", "--bundle", site.base / "box", site.id("box"))
+    assert (done.returncode, time.monotonic() - begun < 10) == (1, True)
+    assert f"a container {site.id('box')} exists already" in done.stderr
+    assert site.exec("box", "true").returncode == 0
+
+
+def test_a_root_that_is_not_there_is_named(site: Site) -> None:
+    bundle = site.bundle("box", "true", scratch="memory")
+    site.rootfs.rename(site.base / "elsewhere")
+    done = site.runtime("run", "--bundle", bundle, site.id("box"))
+    assert done.returncode == 1
+    assert f"{site.rootfs}, is no directory" in done.stderr
 
 
 def test_a_failure_of_runc_leaves_nothing(site: Site) -> None:

@@ -148,6 +148,33 @@ def test_a_configuration_of_another_shape_is_refused_with_the_place(broken: spec
         spec.wanted(config(**broken))
 
 
+@pytest.mark.parametrize(
+    ("broken", "place"),
+    [
+        ({"process": {"env": [5, "CISFS_LAYERS=/a"]}}, r"each of process\.env is no string"),
+        ({"process": {"env": ["CISFS_LAYERS=/a"], "rlimits": [5]}}, r"process\.rlimits"),
+        ({"mounts": 5}, "mounts is no array"),
+        ({"mounts": [{"options": [5]}]}, r"mounts\.options"),
+        ({"linux": 5}, "linux is no object"),
+        ({"linux": {"namespaces": [4]}}, r"linux\.namespaces"),
+        ({"linux": {"seccomp": 5}}, r"linux\.seccomp"),
+        ({"linux": {"seccomp": {"syscalls": [{"names": 5}]}}}, "names"),
+        ({"root": None}, "root"),
+        ({"root": {"path": "\ud800"}}, "no text"),
+        ({"process": {"env": ["CISFS_LAYERS=/\ud800"]}}, "no text"),
+    ],
+)
+def test_what_cannot_be_rewritten_is_refused_with_the_place(broken: spec.Json, place: str) -> None:
+    named = {**with_environment("CISFS_LAYERS=/a"), **broken}
+    named.setdefault("annotations", {"dev.cisfs.layers": "/a"} if "process" not in broken else {})
+    with pytest.raises(FormatError, match=place):
+        spec.wanted(named)
+
+
+def test_a_configuration_that_names_nothing_is_runcs_to_judge() -> None:
+    assert spec.wanted(config(mounts=5, linux=5, root=None)) is None
+
+
 def test_a_root_that_is_none_is_refused() -> None:
     for root in (None, {}, {"path": 1}):
         with pytest.raises(FormatError, match="root"):

@@ -52,10 +52,15 @@ def prepare(line: Line, runtime: str) -> None:
     wait = patience(wanted.fetch_timeout) if wanted.fetch_timeout is not None else FETCH_PATIENCE
     if os.geteuid() != 0:
         raise EngineError("containers with encrypted layers take root: their layers are mounted")
+    base = bundle / spec.root_path(config)
+    if not base.is_dir():
+        raise EngineError(f"the root filesystem of the bundle, {base}, is no directory")
+    if Path(line.root, line.container).exists():  # as runc looks
+        raise EngineError(f"a container {line.container} exists already")
     record.sweep()
     place = record.claim(record.name_of(line.container, line.root))
     try:
-        _mount(line, runtime, bundle, config, wanted.layers, kind, wait, place)
+        _mount(line, runtime, bundle, base, config, wanted.layers, kind, wait, place)
     except BaseException:
         place.remove()
         raise
@@ -86,6 +91,7 @@ def _mount(
     line: Line,
     runtime: str,
     bundle: Path,
+    base: Path,
     config: spec.Json,
     layers: tuple[str, ...],
     kind: Scratch,
@@ -99,7 +105,7 @@ def _mount(
     task = keeper.Task(
         container=line.container,
         bundle=bundle,
-        base=bundle / spec.root_path(config),
+        base=base,
         layers=layers,
         scratch=kind,
         fetch_patience=wait,

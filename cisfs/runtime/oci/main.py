@@ -19,9 +19,11 @@ _DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def main() -> int:
     """Do what the process's arguments ask for; returns only when that failed."""
     given = line.parse(sys.argv[1:])
-    binary = _found(given.own.get("runtime-binary", "runc"))
+    wanted = given.own.get("runtime-binary", "runc")
+    binary = _found(wanted)
     if binary is None:
-        return _fail(given, "runc is not installed; on Debian and Ubuntu: apt install runc")
+        hint = "; on Debian and Ubuntu: apt install runc" if wanted == "runc" else ""
+        return _fail(given, f"the runtime {wanted!r} is not installed{hint}")
     if given.command == "exec" and os.path.isdir(_CONTAINERS):
         from cisfs.runtime.oci import execution
 
@@ -37,6 +39,8 @@ def main() -> int:
             create.refuse_checkpoint(given)
     except create.FAILURES as error:
         return _fail(given, create.in_words(error))
+    except Exception as error:  # noqa: BLE001 - the engine's user sees nothing but the log
+        return _fail(given, f"a fault of cisfs-runtime: {type(error).__name__}: {error}")
     return _become(given, binary)
 
 
@@ -51,6 +55,8 @@ def _found(name: str) -> str | None:
     """Return the path of a program: the engine may have started us with a short PATH, or none."""
     if "/" in name:
         return name
+    if not name:
+        return None
     for directory in f"{os.environ.get('PATH', '')}:{_DIRECTORIES}".split(":"):
         path = f"{directory}/{name}"
         if directory and os.access(path, os.X_OK):

@@ -27,6 +27,7 @@ _VARIABLES = (LAYERS_VARIABLE, SCRATCH_VARIABLE, FETCH_VARIABLE)
 # `cisfs unlock` left for root on the host, whatever its capabilities.
 KEYRING_CALLS = ("add_key", "keyctl", "request_key")
 _EPERM = 1
+_KINDS: Mapping[type, str] = {dict: "object", list: "array", str: "string"}  # as JSON calls them
 # The kernel ignores a limit of 0 when cores go to a pipe, and refuses at 1 (fs/coredump.c).
 CORE_LIMIT = 1  # bytes
 _CORE = "RLIMIT_CORE"
@@ -49,7 +50,8 @@ def wanted(config: Json) -> Wanted | None:
 
     An annotation is stronger than the variable of the same meaning, which images can set.  One that
     is empty names nothing, and takes away what the other one says.
-    Raises FormatError for a configuration that is none.
+    Raises FormatError for a configuration that is none; of one that is our business, all that is
+    read here was looked at.
     """
     annotations = _of_kind(config.get("annotations") or {}, dict, "annotations")
     variables = _variables(config)
@@ -63,7 +65,11 @@ def wanted(config: Json) -> Wanted | None:
     )
     names = names_in(layers)
     found = Wanted(names, scratch.strip() or None, timeout.strip() or None)
-    return found if names or found.scratch else None
+    if not names and not found.scratch:
+        return None
+    _check_text("layers", layers)
+    _check_shape(config)
+    return found
 
 
 def root_path(config: Json) -> str:
@@ -172,11 +178,44 @@ def _variables(config: Json) -> dict[str, str]:
     }
 
 
+def _check_text(what: str, text: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and no path has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"config.json: {what} {text!r} is no text") from None
+
+
+def _check_shape(config: Json) -> None:
+    """Refuse what `rewritten` and the others could not read: runc would not read it either."""
+    process = _part(config, "process", dict, "process")
+    _parts(process, "env", str, "process.env")
+    _parts(process, "rlimits", dict, "process.rlimits")
+    for mount in _parts(config, "mounts", dict, "mounts"):
+        _parts(mount, "options", str, "mounts.options")
+    linux = _part(config, "linux", dict, "linux")
+    _parts(linux, "namespaces", dict, "linux.namespaces")
+    seccomp = _part(linux, "seccomp", dict, "linux.seccomp")
+    for rule in _parts(seccomp, "syscalls", dict, "linux.seccomp.syscalls"):
+        _parts(rule, "names", str, "linux.seccomp.syscalls.names")
+    _check_text("root.path", root_path(config))
+
+
+def _part(of: Json, name: str, kind: type[Kind], what: str) -> Kind:
+    """Return a part that may be missing."""
+    return _of_kind(of.get(name) or kind(), kind, what)
+
+
+def _parts(of: Json, name: str, kind: type[Kind], what: str) -> list[Kind]:
+    """Return a list that may be missing."""
+    return [_of_kind(each, kind, f"each of {what}") for each in _part(of, name, list, what)]
+
+
 def _name(setting: str) -> str:
     return setting.partition("=")[0]
 
 
 def _of_kind(value: object, kind: type[Kind], what: str) -> Kind:
     if not isinstance(value, kind):
-        raise FormatError(f"config.json: {what} is no {kind.__name__}")
+        raise FormatError(f"config.json: {what} is no {_KINDS[kind]}")
     return value
