@@ -11,9 +11,10 @@ import resource
 from dataclasses import dataclass, field
 
 from cisfs.errors import EngineError
+from cisfs.mount import proc
 from cisfs.runtime import cgroup
 from cisfs.runtime.options import PIDS_LIMIT, Options, Tmpfs, Volume
-from cisfs.runtime.spelling import capabilities
+from cisfs.runtime.spelling import bounding, capabilities
 
 OPEN_FILES_HARD = 524288  # systemd's default
 # docker's (moby, oci/caps/defaults.go).
@@ -66,13 +67,22 @@ def of(options: Options) -> Isolation:
     host_network = _is_of_host(options)
     return Isolation(
         limits=_limits(options),
-        capabilities=capabilities(CAPABILITIES, options.cap_add, options.cap_drop),
+        capabilities=_capabilities(options),
         host_network=host_network,
         volumes=(*map(_checked, options.volumes), *(_resolvers(options) if host_network else ())),
         tmpfs=options.tmpfs,
         strict=options.strict,
         hostname=options.hostname or "",
     )
+
+
+def _capabilities(options: Options) -> tuple[str, ...]:
+    """Return what the container may have; ALL is what there is to give, as it is for docker."""
+    asked = capabilities(CAPABILITIES, options.cap_add, options.cap_drop)
+    if "ALL" not in options.cap_add:
+        return asked
+    there = {*bounding(proc.status(os.getpid())), *options.cap_add}
+    return tuple(one for one in asked if one in there)
 
 
 def _is_of_host(options: Options) -> bool:

@@ -20,7 +20,7 @@ from cisfs.mount import proc, syscalls
 from cisfs.runtime import account_files, engine
 from cisfs.runtime.account import Account
 from cisfs.runtime.listing import Container
-from cisfs.runtime.spelling import CAPABILITIES
+from cisfs.runtime.spelling import bounding
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _RUNC_FAILED = 255
@@ -112,8 +112,7 @@ def _account(container: Container, user: str) -> Account:
 
 def _bounding(container: Container) -> list[str]:
     """Return the capabilities that a process of the container can have at most, proc(5)."""
-    mask = int(proc.status(container.state.init).get("CapBnd", "0"), 16)
-    return [name for bit, name in enumerate(CAPABILITIES) if mask & 1 << bit]
+    return bounding(proc.status(container.state.init))
 
 
 def _enter(container: Container) -> None:

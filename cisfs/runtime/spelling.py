@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cisfs.errors import EngineError
 from cisfs.runtime.options import Port, Tmpfs, Volume
@@ -156,6 +156,15 @@ def capability(option: str, text: str) -> str:
     if full not in CAPABILITIES:
         raise EngineError(f"{option} {text!r}: no such capability; capabilities(7) lists them")
     return full
+
+
+def bounding(status: Mapping[str, str]) -> list[str]:
+    """Return the capabilities that a process of such a status, proc(5), can have at most.
+
+    None if it is gone.
+    """
+    mask = int(status.get("CapBnd", "0"), 16)
+    return [name for bit, name in enumerate(CAPABILITIES) if mask & 1 << bit]
 
 
 def label(text: str) -> tuple[str, str]:

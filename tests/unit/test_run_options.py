@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cisfs.cli import run_options
 from cisfs.errors import CisfsError, EngineError
-from cisfs.runtime import environment, spelling
+from cisfs.runtime import environment, isolation, spelling
 from cisfs.runtime.isolation import CAPABILITIES
 from cisfs.runtime.options import Options, Port, Tmpfs, Volume, settled, tmpfs_options
 from cisfs.runtime.scratch import Kind, Scratch
@@ -139,6 +139,23 @@ def test_what_a_container_may_have() -> None:
     assert result(CAPABILITIES, ("CAP_CHOWN",), ("ALL",)) == ("CAP_CHOWN",)
     assert len(result(CAPABILITIES, ("ALL",), ())) == 41
     assert "CAP_CHOWN" not in result(CAPABILITIES, ("ALL",), ("CAP_CHOWN",))
+
+
+def test_all_capabilities_are_those_that_there_are_to_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container host may itself have lost some, and runc cannot give those."""
+    monkeypatch.setattr(isolation, "bounding", lambda _: ["CAP_CHOWN", "CAP_KILL"])
+    asked = Options(cap_add=("ALL",), cap_drop=("CAP_KILL",))
+    assert isolation.of(asked).capabilities == ("CAP_CHOWN",)
+    by_name = Options(cap_add=("ALL", "CAP_SYS_TIME"))
+    assert isolation.of(by_name).capabilities == ("CAP_CHOWN", "CAP_KILL", "CAP_SYS_TIME")
+    assert isolation.of(Options()).capabilities == tuple(sorted(CAPABILITIES))
+
+
+def test_a_bounding_set_is_read_as_proc_has_it() -> None:
+    status = {"Name": "x", "CapEff": "0000000000000001", "CapBnd": "0000010000000021"}
+    assert spelling.bounding(status) == ["CAP_CHOWN", "CAP_KILL", "CAP_CHECKPOINT_RESTORE"]
 
 
 # ---- environment
