@@ -24,9 +24,11 @@ from cisfs.errors import (
     IntegrityError,
     NoKeyError,
     NotAVaultError,
+    UsageError,
     WrongKeyError,
 )
 from cisfs.format.config import SlotFields
+from cisfs.format.scratch_geometry import whole_units
 from cisfs.keys.credentials import Opener, RawKey
 from cisfs.layer import unlocked
 from cisfs.layer.block_image import BlockImage
@@ -64,7 +66,7 @@ def scratch_image(wanted: Scratch, store: Path, layers: Sequence[Layer]) -> Bloc
     path = directory / wanted.name
     keys = [RawKey(layer.scratch_key().reveal()) for layer in layers]
     if path.exists():
-        return _found(path, keys)
+        return _checked(_found(path, keys), wanted)
     if not keys:
         raise NoKeyError(f"the new scratch {wanted.name} takes a layer, whose key is to open it")
     return PersistentImage.create(path, keys[0], size)
@@ -138,6 +140,17 @@ def _opens(slot: SlotFields, key: RawKey, identifier: bytes) -> bool:
     except CisfsError:
         return False
     return True
+
+
+def _checked(image: BlockImage, wanted: Scratch) -> BlockImage:
+    """Return an image that has the size that was asked for, if one was."""
+    if wanted.size is None or whole_units(wanted.size) == image.size:
+        return image
+    image.close()
+    raise UsageError(
+        f"scratch {wanted.name} has a size already, {image.size} bytes, which does not change: "
+        "leave size= out"
+    )
 
 
 def _found(path: Path, keys: Sequence[RawKey]) -> BlockImage:

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,13 +22,15 @@ from cisfs.errors import (
 from cisfs.format.scratch_geometry import MAX_UNIT_SIZE
 from cisfs.keys.credentials import RawKey
 from cisfs.layer import keyslots
+from cisfs.layer.opening import Layer
 from cisfs.layer.scratch_persistent import NAME, UNIT_SIZE, PersistentImage
 from cisfs.layer.vault import Vault
-from cisfs.runtime.store import close_scratches, hand_over_scratches
+from cisfs.runtime.scratch import Kind, Scratch
+from cisfs.runtime.store import close_scratches, hand_over_scratches, scratch_image
 from tests.unit import vaults
 from tests.unit.vaults import KEY, flip
 
-SIZE = 4 << 20
+SIZE, SMALL = 4 << 20, 1 << 20
 Bytes = bytes | bytearray
 
 
@@ -189,9 +192,9 @@ OLD, NEW, THEIRS = (SecretKey(bytes([number]) * 32) for number in range(3))
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """One with a scratch of the layer that is rotated, one of another's, and what is none."""
-    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch").mkdir(0o700)
     for name, key in (("mine", OLD), ("theirs", THEIRS)):
-        PersistentImage.create(tmp_path / "scratch" / name, RawKey(key.reveal()), 1 << 20).close()
+        PersistentImage.create(tmp_path / "scratch" / name, RawKey(key.reveal()), SMALL).close()
     (tmp_path / "scratch/stray").touch()
     return tmp_path
 
@@ -267,6 +270,27 @@ def test_a_slot_that_cannot_be_removed_now_is_named(
     close_scratches(store, OLD, NEW)
     (said,) = caplog.messages
     assert said.startswith(f"scratch {store}/scratch/mine may still be opened with the old key")
+
+
+class Above:
+    """A layer, as far as a scratch is concerned."""
+
+    def scratch_key(self) -> SecretKey:
+        return OLD
+
+
+def test_a_scratch_keeps_its_size(store: Path) -> None:
+    def found(size: int | None) -> int:
+        layers = cast("list[Layer]", [Above()])
+        image = scratch_image(Scratch(Kind.PERSISTENT, "mine", size), store, layers)
+        image.close()
+        return image.size
+
+    assert found(None) == found(SMALL) == SMALL
+    for other in (SMALL // 2, SMALL * 2):
+        with pytest.raises(UsageError, match=f"scratch mine has a size already, {SMALL} bytes"):
+            found(other)
+    assert found(None) == SMALL  # it was closed
 
 
 def test_scratches_where_one_may_not_look_are_left_alone(
