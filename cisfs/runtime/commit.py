@@ -44,8 +44,11 @@ class Writes(Protocol):
 def find(name: str) -> Writes:
     """Return the writes of the running container of a name, an id, or the start of an id.
 
-    Raises UsageError if there is none, or if it has no scratch that could be sealed.
+    Raises UsageError if there is none, or if it has no scratch that could be sealed; EngineError
+    without root.
     """
+    if os.geteuid() != 0:
+        raise EngineError("what containers have written is root's: use sudo")
     found: list[Writes] = [*_own(name), *_by_id(name)]
     found = found or [each for known in _known_to_engines(name) for each in _by_id(known)]
     if not found:

@@ -137,7 +137,10 @@ def default_name(identifier: str) -> str:
 
 
 def containers() -> Iterator[Container]:
-    """Yield every container, the oldest first; forget those whose keepers were killed."""
+    """Yield every container, the oldest first; forget those whose keepers were killed.
+
+    Raises EngineError if there are some and only root may know of them.
+    """
     found = _read_all()
     if not found:
         workspace.remove_empty(DIRECTORY)
@@ -152,6 +155,8 @@ def current(container: Container) -> Container | None:
 
 def _read_all() -> list[Container]:
     found = []
+    if DIRECTORY.is_dir() and not os.access(DIRECTORY, os.R_OK | os.X_OK):
+        raise EngineError("the containers that run here are root's: use sudo")
     paths = list(DIRECTORY.glob("*.json")) if DIRECTORY.is_dir() else []
     for path in paths:
         container = _read(path)

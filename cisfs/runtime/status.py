@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cisfs.errors import CisfsError, NotAVaultError
+from cisfs.errors import CisfsError, EngineError, NotAVaultError
 from cisfs.keys import keyring
 from cisfs.keys.keyring import Terms
 from cisfs.layer import store as layers
@@ -73,7 +73,7 @@ class _Host:
     @classmethod
     def seen(cls) -> _Host:
         users: list[User] | None = None
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError, EngineError):
             users = usage.users()
         return cls(mounted(), users)
 

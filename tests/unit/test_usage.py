@@ -15,7 +15,7 @@ from cisfs.errors import EngineError, NoKeyError, UsageError
 from cisfs.keys import keyring
 from cisfs.keys.credentials import MasterKey
 from cisfs.layer import opening
-from cisfs.runtime import holdings, listing, usage, workspace
+from cisfs.runtime import commit, holdings, listing, usage, workspace
 from cisfs.runtime.holdings import Holding
 from cisfs.runtime.listing import Registration, State
 from cisfs.runtime.oci import record
@@ -176,3 +176,22 @@ def test_what_is_listed_can_be_printed() -> None:
         assert main(["ps", "--json"]) == 0
     finally:
         entry.withdraw()
+
+
+def test_containers_of_root_are_not_said_to_be_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = Registration(State("e" * 32, "web", "", ("sh",), 1.0))
+    with monkeypatch.context() as ordinary:
+        ordinary.setattr(os, "access", lambda *_: False)
+        for words in (["ps"], ["logs", "web"], ["stop", "web"], ["rm", "web"]):
+            assert main(words) == EngineError.exit_code
+            assert "root's: use sudo" in capsys.readouterr().err
+        assert main(["status"]) == 0
+        ordinary.setattr(os, "geteuid", lambda: 1000)
+        assert main(["exec", "web", "sh"]) == EngineError.exit_code
+        with pytest.raises(EngineError, match="use sudo"):
+            commit.find("web")
+    entry.withdraw()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["ps"]) == 0  # there are none
