@@ -112,6 +112,8 @@ def check_output(path: Path, *, force: bool) -> Path:
     if not parent.is_dir():
         raise UsageError(f"there is no directory {path.parent} to make {path.name} in")
     if not os.access(parent, os.W_OK | os.X_OK):
+        if os.statvfs(parent).f_flag & os.ST_RDONLY:
+            raise UsageError(f"cannot make {path}: its file system is mounted read-only")
         raise UsageError(f"no permission to make {path.name} in {path.parent}")
     if os.path.lexists(path):
         if not force:

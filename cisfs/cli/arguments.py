@@ -63,6 +63,21 @@ def patience(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def given(text: str) -> str:
+    """Return what names a file or directory.
+
+    Nothing would name the current directory, and is more likely a variable that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("nothing is given; . is the current directory")
+    return text
+
+
+def path(text: str) -> Path:
+    """Return the path of a file or directory."""
+    return Path(given(text))
+
+
 def layer(text: str) -> Path:
     """Return the path of a vault or layer.
 
@@ -71,13 +86,13 @@ def layer(text: str) -> Path:
     """
     from cisfs.layer import store
 
-    path = Path(text)
+    here = Path(text)
     identity = store.identity_in(text)
     if identity is not None:
-        return path if path.exists() else store.pulled(identity)
+        return here if here.exists() else store.pulled(identity)
     with contextlib.suppress(CisfsError, OSError):
         return store.resolve_from_here(text)
-    return path
+    return here
 
 
 def refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
@@ -92,10 +107,10 @@ def oci_layout(option: str, text: str) -> tuple[Path, str | None]:
 
     Raises UsageError for anything else.
     """
-    path, colon, name = text.removeprefix(_OCI).partition(":")
-    if not text.startswith(_OCI) or not path or (colon and not name):
+    directory, colon, name = text.removeprefix(_OCI).partition(":")
+    if not text.startswith(_OCI) or not directory or (colon and not name):
         raise UsageError(f"{option} {text!r}: write it as oci:DIRECTORY[:NAME]")
-    return Path(path), name or None
+    return Path(directory), name or None
 
 
 def workers(text: str) -> int:

@@ -6,9 +6,8 @@ Parses, asks for the key, calls `cisfs.layer.vault`.  One call per process.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cisfs.cli.arguments import unit_size
+from cisfs.cli.arguments import path, unit_size
 
 HELP = "make a new, empty vault"
 
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("vault", metavar="VAULT", type=Path, help="directory to make")
+    parser.add_argument("vault", metavar="VAULT", type=path, help="directory to make")
     parser.add_argument(
         "--unit-size",
         metavar="SIZE",

@@ -11,9 +11,9 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import path
 from cisfs.cli.reporting import progress_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_output_options(
 ) -> None:
     """Give `parser` -o and --force, which does what `force` says."""
     parser.add_argument(
-        "-o", "--output", metavar="LAYER", type=Path, required=True, help="the layer to make"
+        "-o", "--output", metavar="LAYER", type=path, required=True, help="the layer to make"
     )
     parser.add_argument("--force", action="store_true", help=force)
 

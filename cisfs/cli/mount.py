@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cisfs.cli.arguments import layer, patience, workers
+from cisfs.cli.arguments import layer, path, patience, workers
 
 HELP = "show the files of a vault or sealed layer, decrypted, in a directory"
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="SOURCE", help="the vault or sealed layer")
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=path, help="an empty directory")
     parser.add_argument(
         "--read-only", action="store_true", help="allow no changes; several such mounts may coexist"
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cisfs.cli.arguments import patience
+from cisfs.cli.arguments import path, patience
 from cisfs.cli.run_help import ENGINES, EPILOG, STORE
 from cisfs.errors import EngineError
 
@@ -54,7 +54,7 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="vault or sealed layer to mount over the image; may be repeated, the first is on top",
     )
-    add("--rootfs", metavar="DIR", type=Path, help="a root filesystem to take instead of an image")
+    add("--rootfs", metavar="DIR", type=path, help="a root filesystem to take instead of an image")
     add(
         "--scratch",
         metavar="SPEC",

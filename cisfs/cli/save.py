@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cisfs.cli.arguments import path
 from cisfs.cli.reporting import add_report_options, progress_line, show
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("image", metavar="IMAGE", help="HOST/NAME[:TAG]")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="the file to make"
+        "-o", "--output", metavar="FILE", type=path, required=True, help="the file to make"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--with-base", action="store_true", help="put the public layers in as well")

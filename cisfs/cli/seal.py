@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.cli import making, seal_image
-from cisfs.cli.arguments import refuse, size, unit_size, workers
+from cisfs.cli.arguments import given, refuse, size, unit_size, workers
 from cisfs.cli.interruption import interruptible
 from cisfs.cli.reporting import add_report_options
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("source", metavar="SOURCE", help="what to seal; see below")
+    parser.add_argument("source", metavar="SOURCE", type=given, help="what to seal; see below")
     making.add_output_options(
         parser,
         "replace LAYER if it is there, and an image of the name that the public one gets: what no "

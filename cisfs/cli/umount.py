@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
+
+from cisfs.cli.arguments import path
 
 HELP = "unmount a vault or sealed layer"
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="where it is mounted")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=path, help="where it is mounted")
     parser.add_argument(
         "--lazy",
         action="store_true",

@@ -83,6 +83,28 @@ def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["seal", "", "-o", "x.cis"], 2),
+        (["seal", "x", "-o", ""], 2),
+        (["mount", "x", ""], 2),
+        (["umount", ""], 2),
+        (["init", ""], 2),
+        (["commit", "x", "-o", ""], 2),
+        (["save", "x", "-o", ""], 2),
+        (["run", "--rootfs", "", "--", "true"], 125),
+    ],
+)
+def test_a_variable_that_is_not_set_does_not_stand_for_the_current_directory(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+    assert "nothing is given; . is the current directory" in capsys.readouterr().err
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -11,6 +11,7 @@ import signal
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,6 +258,10 @@ def test_each_unfit_output_is_refused_by_its_own_reason(
             check(source, output, force=force)
     assert check(source, tmp_path / "there", force=True).force
     monkeypatch.setattr("os.access", lambda _path, _how: False)
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(UsageError, match="mounted read-only"):
+        check(source, tmp_path / "new", force=False)
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_flag=0))
     with pytest.raises(UsageError, match="no permission"):
         check(source, tmp_path / "x.cis")
 
