@@ -21,6 +21,9 @@ from cisfs.build.index import (
 )
 from cisfs.build.whiteouts import Whiteouts, is_metadata
 from cisfs.errors import FormatError, UsageError
+from cisfs.format.erofs_chunks import WORTHWHILE
+
+_SECTOR = 512  # bytes, which st_blocks counts (stat(2))
 
 
 def index_directory(path: Path) -> Index:
@@ -81,6 +84,8 @@ def _entry(path: bytes, name: bytes, status: os.stat_result) -> Entry:
     elif stat.S_ISREG(mode):
         entry.size = status.st_size
         entry.content = FileAt(path, name, State.of(status))
+        if status.st_size - status.st_blocks * _SECTOR >= WORTHWHILE:
+            entry.extents = entry.content.extents()
     return entry
 
 

@@ -68,7 +68,9 @@ class ErofsImage:
         if uuid is None:
             uuid = hashlib.blake2b(self._metadata, digest_size=16).digest()
         root_nid = nid_at(layout.inodes[index.root.node])
-        superblock = Superblock(block_at(self.size), self.entries, root_nid, build_time_ns, uuid)
+        superblock = Superblock(
+            block_at(self.size), self.entries, root_nid, build_time_ns, uuid, bool(layout.maps)
+        )
         self._metadata[:BLOCK_SIZE] = superblock.pack()
 
     def read_into(self, offset: int, out: memoryview) -> None:
@@ -149,5 +151,6 @@ def _put(metadata: bytearray, layout: Layout, entry: Entry, content: bytes) -> N
     if blocks:
         at = block_offset(inode.place)
         metadata[at : at + blocks] = content[:blocks]
-    record = inode.pack(layout.lengths[node]) + xattrs + content[blocks:]
+    beside = layout.maps.get(node, content[blocks:])
+    record = inode.pack(layout.lengths[node]) + xattrs + beside
     metadata[start : start + len(record)] = record

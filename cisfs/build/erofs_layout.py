@@ -15,7 +15,7 @@ import stat
 from array import array
 from collections.abc import Iterator
 
-from cisfs.build.index import Content, Directory, Entry, Index, quoted
+from cisfs.build.index import Bytes, Content, Directory, Entry, Index, quoted
 from cisfs.errors import UsageError
 from cisfs.format.erofs import (
     BLOCK_SIZE,
@@ -32,14 +32,15 @@ from cisfs.format.erofs import (
     within_block,
     xattrs_size,
 )
+from cisfs.format.erofs_chunks import CHUNK_BASED, Chunks, chunks
 
 
 class Layout:
     """The layout of an index; `size` and `metadata_size`, what is before the content, in bytes.
 
     By the nodes of inodes: the offsets of the `inodes` in the image, their `lengths`, and the
-    `layouts` and `places` that stand in them.  Of the files with content, in the order of the
-    image: `starts`, `sizes` and `contents`.
+    `layouts` and `places` that stand in them, and the `maps` of sparse files' chunks.  Of the
+    pieces of content, in the order of the image: `starts`, `sizes` and `contents`.
     """
 
     def __init__(self, index: Index, inline_limit: int, build_time_ns: int) -> None:
@@ -50,9 +51,11 @@ class Layout:
         self.places = array("I", bytes(4 * nodes))
         self.starts, self.sizes = array("Q"), array("Q")
         self.contents: list[Content] = []
+        self.maps: dict[int, bytes] = {}
         self._inline_limit = inline_limit
         self._build_time_ns = build_time_ns
         self._space = _Space(BLOCK_SIZE)
+        self._chunks: dict[int, Chunks] = {}
         walk = list(_walk(index))
         for directories in (True, False):
             for entry in walk:
@@ -60,7 +63,9 @@ class Layout:
                     self._place_named(index, entry)
         self.metadata_size = self.size = self._space.end
         for entry in walk:
-            if stat.S_ISREG(entry.mode) and self.layouts[entry.node] == FLAT_PLAIN and entry.size:
+            if entry.node in self._chunks:
+                self._place_chunks(entry, self._chunks[entry.node])
+            elif stat.S_ISREG(entry.mode) and self.layouts[entry.node] == FLAT_PLAIN and entry.size:
                 self._place_content(entry)
 
     def _place_named(self, index: Index, entry: Entry) -> None:
@@ -76,6 +81,11 @@ class Layout:
             entry.uid, entry.gid, entry.links, size, entry.mtime_ns, self._build_time_ns
         )
         fixed = length + xattrs_size(entry.xattrs)
+        if entry.extents is not None and (sparse := chunks(size, entry.extents)):
+            self.inodes[node] = self._space.take(fixed + sparse.map_size)
+            self.lengths[node], self.layouts[node] = length, CHUNK_BASED
+            self.places[node], self._chunks[node] = sparse.place, sparse
+            return
         beside = self._beside(entry.mode, size)
         if fixed + beside > BLOCK_SIZE:
             beside = 0
@@ -103,16 +113,49 @@ class Layout:
     def _place_content(self, entry: Entry) -> None:
         self.places[entry.node] = block_at(self.size)
         self._add_content(self.size, entry)
-        self.size += whole_blocks(entry.size)
+        self._grow(entry.size)
+
+    def _place_chunks(self, entry: Entry, sparse: Chunks) -> None:
+        """Place what is stored of a sparse file, and make its map."""
+        starts = []
+        for offset, length in sparse.pieces():
+            starts.append(self.size)
+            self._add_piece(self.size, length, _Rest(_content(entry), offset))
+            self._grow(length)
+        self.maps[entry.node] = sparse.pack_map(starts)
+
+    def _grow(self, length: int) -> None:
+        self.size += whole_blocks(length)
         if block_at(self.size) > MAX_BLOCKS:
             raise UsageError("this is too much for one layer: an image has room for 16 TiB")
 
     def _add_content(self, start: int, entry: Entry) -> None:
-        if entry.content is None:
-            raise TypeError(f"entry {entry.node} has a size and no content")
+        self._add_piece(start, entry.size, _content(entry))
+
+    def _add_piece(self, start: int, size: int, content: Content) -> None:
         self.starts.append(start)
-        self.sizes.append(entry.size)
-        self.contents.append(entry.content)
+        self.sizes.append(size)
+        self.contents.append(content)
+
+
+def _content(entry: Entry) -> Content:
+    if entry.content is None:
+        raise TypeError(f"entry {entry.node} has a size and no content")
+    return entry.content
+
+
+class _Rest:
+    """Content from an offset on."""
+
+    __slots__ = ("_content", "_offset")
+
+    def __init__(self, content: Content, offset: int) -> None:
+        self._content = content
+        self._offset = offset
+
+    def read(self, offset: int, size: int) -> Bytes:
+        """See `Content`."""
+        return self._content.read(self._offset + offset, size)
 
 
 class _Space:

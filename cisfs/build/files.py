@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cisfs.build.index import quoted
@@ -64,17 +66,33 @@ class FileAt:
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Content`; CisfsError if the file has changed, or is another."""
-        path = os.path.join(self._directory, self._name)
+        with self._opened() as fd:
+            return _read(fd, self._state, offset, size, quoted(self._path))
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Return where it has data, as lseek(2) tells; CisfsError if it has changed."""
+        with self._opened() as fd:
+            found = list(_extents(fd, self._state.size))
+            if State.of(os.fstat(fd)) != self._state:
+                raise _changed(quoted(self._path))
+        return found
+
+    @property
+    def _path(self) -> bytes:
+        return os.path.join(self._directory, self._name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
         # Root may read without leaving traces in the access times, which would cost a write each.
         flags = _FLAGS | (os.O_NOATIME if os.geteuid() == 0 else 0)
         try:
-            fd = os.open(path, flags)
+            fd = os.open(self._path, flags)
         except OSError as error:
             if error.errno in _REPLACED:
-                raise _changed(quoted(path)) from None
+                raise _changed(quoted(self._path)) from None
             raise
         try:
-            return _read(fd, self._state, offset, size, quoted(path))
+            yield fd
         finally:
             os.close(fd)
 
@@ -86,6 +104,20 @@ def _read(fd: int, state: State, offset: int, size: int, label: str) -> bytes:
         if len(data) == size and State.of(os.fstat(fd)) == state:
             return data
     raise _changed(label)
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of what is no hole: all, where the file system knows of none."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole from here on
+                raise
+            return
+        yield start, end - start
 
 
 def _changed(label: str) -> CisfsError:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, Self
 
+from cisfs.format.erofs_chunks import Extents
+
 Bytes = bytes | bytearray | memoryview
 
 ROOT = 1  # the root's node number, as FUSE has it
@@ -41,7 +43,8 @@ class Entry:
     """One inode.  Hard links are the same object under several names.
 
     `mode` has the type bits; `mtime_ns` is ns since the epoch; `size` is the content's in bytes,
-    `target` a symlink's.  `node` and `links` are set by the finished `Index`.
+    `target` a symlink's; `extents` is where the content is not zeros, if that is known.  `node` and
+    `links` are set by the finished `Index`.
     """
 
     mode: int
@@ -53,6 +56,7 @@ class Entry:
     target: bytes = b""
     xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     content: Content | None = None
+    extents: Extents | None = None
     node: int = 0
     links: int = 0
 

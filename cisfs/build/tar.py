@@ -190,6 +190,7 @@ class Tree:
         if member.segments is not None:
             self._charge(24 * len(member.segments))
             entry.content = SparseContent(member.segments, entry.content)
+            entry.extents = member.segments
 
     def _directory(self, path: list[bytes]) -> Directory:
         """Return the directory at `path`; what no member has described is made."""

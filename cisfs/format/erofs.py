@@ -32,13 +32,15 @@ _CHECKSUM_OFFSET = 4
 # The superblock has a checksum, and the times in inodes are of modification.  A sealed layer needs
 # no checksum, but fsck.erofs, blkid and the kernel compare it, and so find our mistakes.
 _FEATURES = 1 | 2
+_CHUNKED = 4  # there are sparse files, which Linux 5.15 learned to read
 _EXTENDED = 1
 _SECOND = 1_000_000_000
 _NO_ID = (1 << 32) - 1  # the kernel's word for no user or group
 _END_OF_TIME_NS = (1 << 63) * _SECOND  # seconds have 64 bits, one of them for the sign
 
 # magic, checksum, features, log2 of the block size, extension slots, root nid, inodes, build time
-# (s, ns), blocks, addresses of nid 0 and of shared xattrs, uuid, label, features that are not used
+# (s, ns), blocks, addresses of nid 0 and of shared xattrs, uuid, label, features that a reader has
+# to know, and what is not used
 _SUPERBLOCK = struct.Struct("<IIIBBHQqIIII16s16s48s")
 # form, units of xattrs, mode, links, size, zeros, place, number for 32-bit stat, uid, gid, zeros
 _COMPACT_INODE = struct.Struct("<HHHHIIIIHHI")
@@ -107,13 +109,15 @@ class Superblock:
     root_nid: int  # at most 65535
     build_time_ns: int
     uuid: bytes  # 16 bytes
+    is_chunked: bool = False  # there are inodes of the layout CHUNK_BASED
 
     def pack(self) -> bytes:
         """Return the first block of the image."""
         log2 = BLOCK_SIZE.bit_length() - 1
         start = (_MAGIC, 0, _FEATURES, log2, 0, self.root_nid, self.inodes)
         time = divmod(self.build_time_ns, _SECOND)
-        fields = _SUPERBLOCK.pack(*start, *time, self.blocks, 0, 0, self.uuid, b"", b"")
+        needed = bytes([_CHUNKED if self.is_chunked else 0])
+        fields = _SUPERBLOCK.pack(*start, *time, self.blocks, 0, 0, self.uuid, b"", needed)
         covered = bytearray(fields.ljust(BLOCK_SIZE - _SUPER_OFFSET, b"\0"))
         covered[_CHECKSUM_OFFSET : _CHECKSUM_OFFSET + 4] = crc32c(covered).to_bytes(4, "little")
         return bytes(_SUPER_OFFSET) + covered

@@ -430,3 +430,35 @@ def test_a_file_of_5_gib(tmp_path: Path) -> None:
                 opened.seek(at - before)
                 assert opened.read(before + 200).strip(b"\0") == mark
                 assert os.pread(opened.fileno(), len(mark), at) == mark
+
+
+@pytest.mark.parametrize("xattrs", [{}, {b"user.x": b"x" * 3900}])
+def test_sparse_files(tmp_path: Path, xattrs: dict[bytes, bytes]) -> None:
+    mib = 1 << 20
+    entries = []
+    for size, extents in (
+        (mib, []),
+        (mib + 5, [(mib, 5)]),
+        (3 * mib - 1, [(65535, 2), (mib, 300_000), (3 * mib - 2, 1)]),
+        (40 * mib, [(at * mib, 10) for at in range(40)]),
+    ):
+        data = bytearray(size)
+        for at, length in extents:
+            data[at : at + length] = text(length, at)
+        entry = file(bytes(data), xattrs=xattrs)
+        entry.extents = extents
+        entries.append(entry)
+    check(named(*entries, file(text(9000))), tmp_path)
+
+
+def test_a_file_of_5_gib_of_holes(tmp_path: Path) -> None:
+    size = 5 * (1 << 30) + 12345
+    marks = {at: b"at %d" % at for at in (3 << 20, (1 << 32) + 4093, size - 20)}
+    entry = Entry(stat.S_IFREG | 0o644, mtime_ns=TIME, size=size, content=Marked(marks))
+    entry.extents = [(at, len(mark)) for at, mark in marks.items()]
+    image = ErofsImage(Index(directory({b"large": entry})))
+    assert image.size < 2 << 20
+    with mounted(image, tmp_path) as root, (root / "large").open("rb") as opened:
+        assert os.fstat(opened.fileno()).st_size == size
+        for at, mark in marks.items():
+            assert os.pread(opened.fileno(), 500, at - 200).strip(b"\0") == mark

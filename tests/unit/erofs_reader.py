@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 BLOCK = 4096
+HOLE = -1  # the place of what is nowhere
 PREFIXES = {
     1: b"user.",
     2: b"system.posix_acl_access",
@@ -48,6 +49,7 @@ class Inode:
     rdev: int
     xattrs: dict[bytes, bytes]
     places: list[Place]
+    map_size: int = 0
     children: dict[bytes, Inode] = field(default_factory=dict)
 
 
@@ -61,23 +63,30 @@ class Image:
             "<IIIBBHQ", block
         )
         assert (magic, features, log2, slots) == (0xE0F5E1E2, 3, 12, 0)
+        (needed,) = struct.unpack_from("<I", block, 80)
         assert checksum == crc32c(block[:4] + bytes(4) + block[8:])
         seconds, nanoseconds, blocks, meta, shared = struct.unpack_from("<qIIII", block, 24)
         assert (meta, shared) == (0, 0)
         assert len(data) == blocks * BLOCK
         assert not any(data[:1024])
-        assert not any(block[64:])  # no label, and no feature that a reader would have to know
+        assert not any(block[64:80])  # no label
+        assert needed in (0, 4)  # that there are chunks is all that a reader may have to know
+        assert not any(block[84:])
         self.build_time_ns = seconds * 10**9 + nanoseconds
         self.uuid = block[48:64]
         self._met: dict[int, Inode] = {}
         self.root = self._inode(root_nid)
         self._list(self.root, self.root)
         assert len(self._met) == self.inodes
+        assert any(inode.map_size for inode in self._met.values()) == bool(needed)
         self._check_overlaps()
 
     def bytes_of(self, inode: Inode) -> bytes:
         """The content, target or dirents of an inode."""
-        return b"".join(self.data[start : start + length] for start, length in inode.places)
+        return b"".join(
+            bytes(length) if start == HOLE else self.data[start : start + length]
+            for start, length in inode.places
+        )
 
     def walk(self) -> Iterator[tuple[bytes, Inode]]:
         """Every path and its inode, as tar goes."""
@@ -94,7 +103,7 @@ class Image:
             return self._met[nid]
         offset = nid * 32
         form, units, mode = struct.unpack_from("<HHH", self.data, offset)
-        assert form & ~1 in (0, 4)
+        assert form & ~1 in (0, 4, 8)
         inline = bool(form & 4)
         if form & 1:
             length = 64
@@ -128,7 +137,10 @@ class Image:
             mtime_ns=mtime_ns,
             rdev=place if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
             xattrs=self._xattrs(offset + length, xattrs_size),
-            places=self._places(inline, mode, size, place, after),
+            places=self._chunks(size, place, after)
+            if form & 8
+            else self._places(inline, mode, size, place, after),
+            map_size=4 * len(self._addresses(size, place, after)) if form & 8 else 0,
         )
         self._met[nid] = inode
         return inode
@@ -148,6 +160,22 @@ class Image:
         if tail:
             assert after % BLOCK + tail <= BLOCK, "inline data across a block's end"
             places.append(Place(after, tail))
+        return places
+
+    def _addresses(self, size: int, place: int, at: int) -> tuple[int, ...]:
+        """The map of chunks, struct erofs_inode_chunk_info: 5 bits of `place`, and no indexes."""
+        assert place < 32
+        chunk = BLOCK << place
+        return struct.unpack_from(f"<{(size + chunk - 1) // chunk}I", self.data, at)
+
+    def _chunks(self, size: int, place: int, at: int) -> list[Place]:
+        assert at % 4 == 0
+        chunk, places = BLOCK << place, []
+        for number, address in enumerate(self._addresses(size, place, at)):
+            length = min(chunk, size - number * chunk)
+            is_hole = address == 0xFFFFFFFF
+            assert is_hole or address * BLOCK + length <= len(self.data)
+            places.append(Place(HOLE if is_hole else address * BLOCK, length))
         return places
 
     def _xattrs(self, at: int, size: int) -> dict[bytes, bytes]:
@@ -210,8 +238,9 @@ class Image:
         owned = [Place(1024, 128)]
         for inode in self._met.values():
             extra = sum(_xattr_size(*each) for each in inode.xattrs.items())
-            owned.append(Place(inode.offset, inode.length + (12 + extra if extra else 0)))
-            owned += inode.places
+            beside = (12 + extra if extra else 0) + inode.map_size
+            owned.append(Place(inode.offset, inode.length + beside))
+            owned += [place for place in inode.places if place.start != HOLE]
         owned.sort()
         at = 0
         for start, length in owned:

@@ -66,6 +66,19 @@ def shuffled(root: Directory, seed: int) -> Directory:
     return root
 
 
+MIB = 1 << 20
+
+
+def holey(size: int, *extents: tuple[int, int], xattrs: dict[bytes, bytes] | None = None) -> Entry:
+    """A file with data at these places only."""
+    data = bytearray(size)
+    for number, (start, length) in enumerate(extents):
+        data[start : start + length] = text(length, number)
+    entry = file(bytes(data), xattrs=xattrs)
+    entry.extents = extents
+    return entry
+
+
 # -- what is in it -------------------------------------------------------------------------
 
 
@@ -385,3 +398,57 @@ def test_an_image_has_at_most_2_to_the_32_blocks() -> None:
 def test_a_size_without_content_is_the_callers_mistake() -> None:
     with pytest.raises(TypeError, match="has a size and no content"):
         image_of({b"f": Entry(stat.S_IFREG | 0o644, size=5)})
+
+
+# -- sparse files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "extents"),
+    [
+        (MIB, []),
+        (MIB, [(0, 1)]),
+        (MIB, [(MIB - 1, 1)]),
+        (MIB + 1, [(70_000, 10), (200_000, 100_000), (MIB, 1)]),
+        (3 * MIB, [(65536, 65536), (131072, 1), (MIB - 1, 2), (2 * MIB, 5000)]),
+        (9 * MIB + 777, [(5 * MIB + 3, 70_000)]),
+    ],
+)
+def test_the_holes_of_a_file_are_not_stored(size: int, extents: list[tuple[int, int]]) -> None:
+    entry = holey(size, *extents, xattrs={b"user.x": b"abc"})
+    content = entry.content
+    assert isinstance(content, Stored)
+    children = {b"a": file(text(5000)), b"sparse": entry, b"z": file(text(100))}
+    made = image_of(children)
+    image = Image(whole(made))
+    found = dict(image.walk())
+    assert image.bytes_of(found[b"/sparse"]) == content.data
+    assert found[b"/sparse"].xattrs == {b"user.x": b"abc"}
+    assert image.bytes_of(found[b"/a"]) == text(5000)
+    assert image.bytes_of(found[b"/z"]) == text(100)
+    assert made.size <= 16 * BLOCK + 2 * 65536 * (len(extents) + 1)
+    assert made.content_bytes == size + 5100
+
+
+def test_any_part_of_a_sparse_files_image_is_that_part_of_the_whole() -> None:
+    made = image_of({b"s": holey(2 * MIB, (70_000, 90_000), (MIB, 100))})
+    data = whole(made)
+    generator = random.Random(1)
+    for _ in range(200):
+        start = generator.randrange(made.size)
+        size = generator.randrange(1, made.size - start + 1)
+        assert same(trees.read(made, start, size), data[start : start + size])
+
+
+def test_small_holes_are_stored_as_zeros() -> None:
+    """And images without sparse files are what they were before there were any."""
+    almost = holey(MIB, (0, MIB - 262_143))
+    assert isinstance(almost.content, Stored)
+    plain = file(almost.content.data)
+    assert whole(image_of({b"file": almost})) == whole(image_of({b"file": plain}))
+
+
+def test_a_file_of_a_terabyte_of_holes_is_a_small_image() -> None:
+    entry = Entry(stat.S_IFREG | 0o644, mtime_ns=TIME, size=1 << 40, content=Stored(b""))
+    entry.extents = ()
+    assert image_of({b"sparse": entry}).size < MIB

@@ -188,3 +188,41 @@ def test_whiteouts_in_a_directory_are_refused_by_path(root: Path) -> None:
     (root / "d/.wh.").touch()
     with pytest.raises(UsageError, match=r"source/d/\.wh\.': is no proper whiteout"):
         index_directory(root)
+
+
+# ---- sparse files
+
+
+def test_the_holes_of_a_file_are_known(root: Path) -> None:
+    sparse = root / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(8 << 20)
+        os.pwrite(file.fileno(), b"data", 5 << 20)
+    (root / "full").write_bytes(b"x" * (1 << 20))
+    found = entries(index_directory(root))
+    assert found[b"full"].extents is None
+    entry = found[b"sparse"]
+    if sparse.stat().st_blocks * 512 > 4 << 20:
+        pytest.skip("this file system keeps no holes")
+    assert entry.extents is not None
+    assert sum(length for _, length in entry.extents) < 1 << 20
+    assert any(at <= 5 << 20 < at + length for at, length in entry.extents)
+    assert content(entry) == sparse.read_bytes()
+    sparse.write_bytes(b"")
+    os.truncate(sparse, 1 << 20)
+    assert entries(index_directory(root))[b"sparse"].extents == []
+
+
+def test_a_sparse_file_that_changes_just_then_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(root / "d/g", 8 << 20)
+    real = os.lseek
+
+    def seek_and_change(fd: int, at: int, how: int) -> int:
+        os.utime(root / "d/g")
+        return real(fd, at, how)
+
+    monkeypatch.setattr(os, "lseek", seek_and_change)
+    with pytest.raises(CisfsError, match=r"d/g' changed while it was being sealed"):
+        index_directory(root)

@@ -364,8 +364,14 @@ def test_sparse_files(tmp_path: Path, form: list[str]) -> None:
     assert content(found[b"sparse"]) == plain
     assert content(found[b"hole"]) == bytes(70_000)
     assert content(found[b"after"]) == b"after"
+    assert found[b"after"].extents is None
     sparse = found[b"sparse"]
     assert sparse.content is not None
+    assert sparse.extents is not None
+    stored = bytearray(len(plain))
+    for at, length in sparse.extents:
+        stored[at : at + length] = plain[at : at + length]
+    assert stored == plain
     for at in range(0, len(plain) - 20_000, 17_777):
         assert sparse.content.read(at, 20_000) == plain[at : at + 20_000]
 
