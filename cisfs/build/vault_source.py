@@ -15,9 +15,12 @@ from cisfs.build.attributes import proper
 from cisfs.build.index import NO_XATTRS, Bytes, Directory, Entry, Index, quoted
 from cisfs.build.whiteouts import Whiteouts, is_metadata
 from cisfs.errors import CisfsError, FormatError, UsageError
-from cisfs.layer.tree import ROOT, Attr, VaultTree
+from cisfs.format.erofs_chunks import WORTHWHILE
+from cisfs.layer.tree import ROOT, Attr
 from cisfs.layer.vault import Vault
 from cisfs.layer.wholetree import WholeTree
+
+_SECTOR = 512  # bytes, which st_blocks counts (stat(2))
 
 
 def index_vault(vault: Vault) -> Index:
@@ -38,7 +41,7 @@ def index_vault(vault: Vault) -> Index:
 class _Walk:
     """Reads a tree's metadata."""
 
-    def __init__(self, tree: VaultTree) -> None:
+    def __init__(self, tree: WholeTree) -> None:
         self._tree = tree
         self._reader = _Reader(tree)
         self._whiteouts = Whiteouts()
@@ -81,6 +84,8 @@ class _Walk:
         if stat.S_ISREG(attr.mode):
             entry.size = attr.size
             entry.content = _FileContent(self._reader, directory, name, attr.size)
+            if attr.size - attr.blocks * _SECTOR >= WORTHWHILE:
+                entry.extents = self._reader.extents(entry.content)
         elif stat.S_ISLNK(attr.mode):
             entry.target = self._tree.readlink(attr.node)
         return entry
@@ -101,17 +106,25 @@ class _Walk:
 class _Reader:
     """Reads files, and keeps the last one open: it is read on, if it is a large one."""
 
-    def __init__(self, tree: VaultTree) -> None:
+    def __init__(self, tree: WholeTree) -> None:
         self._tree = tree
         self._file: _FileContent | None = None
         self._handle = 0  # its node, too
 
     def read(self, file: _FileContent, offset: int, size: int) -> memoryview:
         """See `Content`."""
+        self._turn_to(file)
+        return self._tree.read(self._handle, offset, size)
+
+    def extents(self, file: _FileContent) -> list[tuple[int, int]]:
+        """Return where a file has data; IntegrityError for a hole that is none."""
+        self._turn_to(file)
+        return [(start, end - start) for start, end in self._tree.data_spans(self._handle)]
+
+    def _turn_to(self, file: _FileContent) -> None:
         if file is not self._file:
             self._close()
             self._open(file)
-        return self._tree.read(self._handle, offset, size)
 
     def _open(self, file: _FileContent) -> None:
         attr = self._tree.lookup(file.directory, file.name)

@@ -181,6 +181,8 @@ def test_holes_are_zeros(path: Path) -> None:
     with indexed(path) as index:
         entry = index.root.children[b"sparse"]
         assert entry.size == 1 << 40
+        assert entry.extents == [(0, UNIT)]
+        assert ErofsImage(index).size < 1 << 25
         assert read(entry, 0, 9) == b"start" + bytes(4)
         assert same(read(entry, 1 << 39, 1 << 20), bytes(1 << 20))
 
