@@ -47,6 +47,8 @@ class MountOptions:
     `log_file` is for those who would rather have a file.  `home`: see below; a server that has one
     is found by no record.
 
+    For vaults, mounted read-only: `first_owner` is shown in the place of id 0; see `owners`.
+
     For sealed layers: `workers` (default: one for each processor), the `worker_patience` in seconds
     after which one that does not answer is replaced, and `loop_device`: mount through one even
     where the kernel can do without.
@@ -67,6 +69,7 @@ class MountOptions:
     loop_device: bool = False
     fetch: Callable[[Path, int, Path | None], object] | None = None
     fetch_patience: float = FETCH_PATIENCE
+    first_owner: int = 0
     home: int | None = None  # mount namespace that server processes live in
 
 

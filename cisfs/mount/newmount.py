@@ -1,7 +1,8 @@
 """The kernel's interface for mounts that have no place yet: fsopen(2), fsmount(2), move_mount(2).
 
 A file system is configured by options, made, and put somewhere in three steps, so that it can be
-made in one mount namespace and put into another.  Linux 5.2; the numbers are the same on every
+made in one mount namespace and put into another.  Or a mount is taken that is there, open_tree(2),
+and its copy put elsewhere.  Linux 5.2; the numbers are the same on every
 architecture (include/uapi/asm-generic/unistd.h).  Knows nothing of what is mounted.  Safe anywhere.
 """
 
@@ -12,14 +13,29 @@ import errno
 import os
 from pathlib import Path
 
-_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
+_MOUNT_SETATTR = 442  # Linux 5.12
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+_MOUNT_ATTR_IDMAP = 0x100000
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # enum fsconfig_command
 ATTR_RDONLY, ATTR_NOATIME = 1, 16
 _AT_FDCWD = -100
+_AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _FROM_EMPTY_PATH = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    """struct mount_attr, mount_setattr(2)."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
 
 
 class Configured:
@@ -82,6 +98,22 @@ def fuse_file(device: int, *, read_only: bool) -> int:
         return configured.mount(read_only=read_only)
     finally:
         configured.close()
+
+
+def clone(path: str | os.PathLike[str], *, recursive: bool = False) -> int:
+    """Return the descriptor of a copy, without a place, of the mount that shows `path`.
+
+    `recursive`: and of what is mounted below.  Raises OSError.
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    return _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def map_owners(mount: int, namespace: int, *, recursive: bool = False) -> None:
+    """Have a mount without a place show owners as a user namespace maps them.  Raises OSError."""
+    attr = _MountAttr(_MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    _call(_MOUNT_SETATTR, mount, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
 
 
 def place(mount: int, mountpoint: Path) -> None:

@@ -26,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from cisfs.errors import CisfsError
 from cisfs.layer.tree import Caller, Change
+from cisfs.mount import owners
 from cisfs.mount.libfuse import complaining_to
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class VaultOperations(pyfuse3.Operations):
     # The kernel then asks for ACLs and enforces them with the modes.
     enable_acl = True
 
-    def __init__(self, tree: VaultTree, *, read_only: bool) -> None:
+    def __init__(self, tree: VaultTree, *, read_only: bool, first_owner: int = 0) -> None:
+        """`first_owner`, on a read-only mount, is shown as what is stored as id 0."""
         self.enable_writeback_cache = not read_only
+        self._first_owner = first_owner
         self._read_only = read_only
         self._tree = tree
         self._entry = EntryAttributes()
@@ -109,6 +112,9 @@ class VaultOperations(pyfuse3.Operations):
             entry.st_mtime_ns,
             entry.st_ctime_ns,
         ) = attr
+        if self._first_owner:
+            entry.st_uid = owners.moved(entry.st_uid, self._first_owner)
+            entry.st_gid = owners.moved(entry.st_gid, self._first_owner)
         return entry
 
     def _opened(self, handle: int) -> FileInfo:
@@ -217,7 +223,10 @@ class VaultOperations(pyfuse3.Operations):
 
     @_handler
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        return self._tree.getxattr(inode, name)
+        value = self._tree.getxattr(inode, name)
+        if self._first_owner:
+            return owners.moved_attribute(name, value, self._first_owner)
+        return value
 
     @_handler
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -300,12 +309,17 @@ class Session:
     """One mounted tree.  pyfuse3 keeps its state in globals, so there is one a process."""
 
     def __init__(
-        self, tree: VaultTree, mountpoint: str, options: set[str], loop: DirectLoop
+        self,
+        tree: VaultTree,
+        mountpoint: str,
+        options: set[str],
+        loop: DirectLoop,
+        first_owner: int = 0,
     ) -> None:
         """Mount `tree`; raises MountError with what libfuse had to say."""
         vars(pyfuse3)["trio"] = loop
         self._loop = loop
-        operations = VaultOperations(tree, read_only="ro" in options)
+        operations = VaultOperations(tree, read_only="ro" in options, first_owner=first_owner)
         with complaining_to(mountpoint):
             pyfuse3.init(operations, mountpoint, options)
 

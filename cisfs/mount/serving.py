@@ -68,7 +68,7 @@ def _session(tree: VaultTree, assignment: Assignment) -> bool:
     allowed = libfuse.mount_options(
         assignment.source, read_only=options.read_only, allow_other=options.allow_other
     )
-    session = pyfuse.Session(tree, str(mountpoint), allowed, loop)
+    session = pyfuse.Session(tree, str(mountpoint), allowed, loop, options.first_owner)
     try:
         entry = points.mounted_at(mountpoint)
         departure.device = entry.device if entry is not None else ""

@@ -23,6 +23,7 @@ MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
 # <sched.h>
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 # <linux/openat2.h>; the number is the same on every architecture (the 2019 table and later)
 _SYS_OPENAT2 = 437
