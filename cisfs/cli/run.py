@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 HELP = "run a command in a container over encrypted layers"
 
 _NO_USER_NAMESPACE = (
-    "the container has no user namespace of its own, because a vault, which is a FUSE file system, "
-    "cannot be mounted with other owners; it has no capabilities either"
+    "no user namespace of its own: docker and podman decide that for all of their containers; "
+    "with --engine embedded it has one"
 )
 
 
@@ -61,6 +61,8 @@ def _run(args: argparse.Namespace) -> Outcome:
     if engine == choose.EMBEDDED:
         return _embedded(args, options)
 
+    if options.strict and sys.stderr.isatty():
+        print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
     from cisfs.runtime.engines import docker, names, podman
     from cisfs.runtime.engines.keys import Loan
 
@@ -83,8 +85,6 @@ def _embedded(args: argparse.Namespace, options: Options) -> Outcome:
         image = store.provide(reference.parse(options.image or ""), args.store, options.pull)
         rootfs, config = image.rootfs, image.config
     wanted = request.check(options, rootfs, config, args.store)
-    if options.strict and sys.stderr.isatty():
-        print(f"cisfs: note: {_NO_USER_NAMESPACE}", file=sys.stderr)
     for path in wanted.layers:
         attendance.begin(path, MountOptions(fetch=become))
     opened = _opened(args, wanted.layers, config.diff_ids)

@@ -33,9 +33,12 @@ engines:
 On every engine: no new privileges, a limit on processes, no traffic between containers.
 --profile strict adds: no capabilities, no network unless asked for, a read-only root unless
 --scratch is given, nothing executable in what can be written (/tmp, /run and /var/tmp are small
-file systems in memory), 512 MiB of memory and 512 processes unless said otherwise.  The container
-has no user namespace of its own: a vault, which is a FUSE file system, cannot be mounted with other
-owners than it has.
+file systems in memory), 512 MiB of memory and 512 processes unless said otherwise, and with the
+embedded engine a user namespace: the ids 0 to 65535 of the container are ids of the host that
+nobody has.  Layers, scratch and volumes show and keep the owners they would have without; ids
+beyond are nobody's.  Where it cannot be had (Linux before 6.3, --rootfs or a volume on a file
+system that cannot be mounted with other owners, such as NFS or FUSE, a --user beyond), a line says
+so, and all else holds.  docker and podman decide about user namespaces for all their containers.
 
 A layer that "cisfs unlock" unlocked needs no key; all others are opened with the one given, which
 docker and podman are lent for the time of the start.  The embedded engine leaves standard input

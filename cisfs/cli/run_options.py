@@ -146,6 +146,12 @@ def _add_isolation(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="how much is forbidden that was not asked for (default: default)",
     )
+    add(
+        "--userns",
+        choices=("auto", "host"),
+        help="auto: a user namespace of its own, or no container; host: none (default: with "
+        "--profile strict one where it can be had, else none)",
+    )
     add("--network", "--net", metavar="NET", help="none, host, or what the engine has")
     add(
         "-p",
@@ -198,6 +204,7 @@ def options(args: argparse.Namespace) -> Options:
         read_only=args.read_only,
         cap_add=tuple(spelling.capability("--cap-add", word) for word in args.cap_add),
         cap_drop=tuple(spelling.capability("--cap-drop", word) for word in args.cap_drop),
+        userns=args.userns,
     )
 
 

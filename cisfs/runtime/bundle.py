@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cisfs.errors import EngineError
+from cisfs.mount.idmap import SIZE
 from cisfs.runtime import seccomp
 from cisfs.runtime.account import Account
 from cisfs.runtime.isolation import Isolation, Limits
@@ -55,6 +56,7 @@ class Container:
     terminal: tuple[int, int] | None = None  # columns and lines, None without a terminal
     machine: str = "x86_64"  # uname's
     isolation: Isolation = field(default_factory=Isolation)
+    first_owner: int | None = None  # of the ids of its user namespace; None: it has none
 
     @property
     def host(self) -> str:
@@ -140,15 +142,25 @@ def _linux(container: Container) -> Json:
     shared = ("network",) if container.isolation.host_network else ()
     # Its ports are the container's own affair: no capability is needed for those below 1024.
     own: Json = {"net.ipv4.ip_unprivileged_port_start": "0"}
+    kinds = [kind for kind in NAMESPACES if kind not in shared]
+    owners: Json = {}
+    if container.first_owner is not None:
+        kinds.append("user")
+        owners = {f"{kind}Mappings": [_ids(container.first_owner)] for kind in ("uid", "gid")}
     return {
+        **owners,
         "cgroupsPath": cgroup_path(container.identifier),
-        "namespaces": [{"type": kind} for kind in NAMESPACES if kind not in shared],
+        "namespaces": [{"type": kind} for kind in kinds],
         "sysctl": {} if shared else own,
         "resources": _resources(container.isolation.limits),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
         "seccomp": seccomp.profile(container.machine, container.isolation.capabilities),
     }
+
+
+def _ids(first: int) -> Json:
+    return {"containerID": 0, "hostID": first, "size": SIZE}
 
 
 def _resources(limits: Limits) -> Json:
@@ -180,9 +192,15 @@ def _mounts(container: Container) -> list[Json]:
         ),
         _mount(_SHARED_MEMORY, "tmpfs", [*quiet, "mode=1777", "size=65536k"], source="shm"),
         _mount("/dev/mqueue", "mqueue", quiet),
-        _mount("/sys", "sysfs", [*quiet, "ro"]),
+        _sysfs(container.isolation.sysfs, [*quiet, "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", [*quiet, "ro"]),
     ]
+
+
+def _sysfs(shown: str | None, options: list[str]) -> Json:
+    if shown is None:
+        return _mount("/sys", "sysfs", options)
+    return _mount("/sys", "bind", ["bind", "rprivate", *options], source=shown)
 
 
 def _added(container: Container) -> list[Json]:

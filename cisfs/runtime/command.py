@@ -34,11 +34,17 @@ class Refusal:
 
 
 def refusal(
-    root: int, name: str, search_path: str, working_directory: str, account: Account
+    root: int,
+    name: str,
+    search_path: str,
+    working_directory: str,
+    account: Account,
+    first_owner: int = 0,
 ) -> Refusal | None:
     """Return why `name` cannot be run in the tree below the descriptor `root`, None if it can.
 
     `search_path` is the container's PATH; a name with a "/" is taken from the working directory.
+    `first_owner` is what the tree shows as the container's id 0.
     """
     denied: Refusal | None = None
     for path in _candidates(name, search_path, working_directory):
@@ -51,7 +57,7 @@ def refusal(
                 denied = Refusal(NOT_EXECUTABLE, f"cannot run {path}: {error.strerror}")
             continue
         try:
-            found = _judge(root, descriptor, path, account)
+            found = _judge(root, descriptor, path, account, first_owner)
         finally:
             os.close(descriptor)
         if found is None:
@@ -75,29 +81,32 @@ def _missing(name: str, search_path: str) -> Refusal:
     return Refusal(NOT_FOUND, f"command not found: {name!r} is not in the container{where}")
 
 
-def _judge(root: int, descriptor: int, path: str, account: Account) -> Refusal | None:
+def _judge(
+    root: int, descriptor: int, path: str, account: Account, first_owner: int
+) -> Refusal | None:
     status = os.fstat(descriptor)
+    owner = status.st_uid - first_owner, status.st_gid - first_owner
     if stat.S_ISDIR(status.st_mode):
         return Refusal(NOT_EXECUTABLE, f"cannot run {path}: it is a directory")
     if not stat.S_ISREG(status.st_mode):
         return Refusal(NOT_EXECUTABLE, f"cannot run {path}: it is not a regular file")
-    if not _may_execute(status, account):
+    if not _may_execute(status.st_mode, *owner, account):
         return Refusal(
             NOT_EXECUTABLE,
             f"cannot run {path}: permission denied (mode {stat.S_IMODE(status.st_mode):04o}, "
-            f"owner {status.st_uid}:{status.st_gid}, running as {account.uid}:{account.gid})",
+            f"owner {owner[0]}:{owner[1]}, running as {account.uid}:{account.gid})",
         )
     return _judge_content(root, path)
 
 
-def _may_execute(status: os.stat_result, account: Account) -> bool:
+def _may_execute(mode: int, uid: int, gid: int, account: Account) -> bool:
     if account.uid == 0:  # CAP_DAC_OVERRIDE: any of the three bits will do
-        return bool(status.st_mode & 0o111)
-    if status.st_uid == account.uid:
-        return bool(status.st_mode & stat.S_IXUSR)
-    if status.st_gid in (account.gid, *account.groups):
-        return bool(status.st_mode & stat.S_IXGRP)
-    return bool(status.st_mode & stat.S_IXOTH)
+        return bool(mode & 0o111)
+    if uid == account.uid:
+        return bool(mode & stat.S_IXUSR)
+    if gid in (account.gid, *account.groups):
+        return bool(mode & stat.S_IXGRP)
+    return bool(mode & stat.S_IXOTH)
 
 
 def _judge_content(root: int, path: str) -> Refusal | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import dataclass, field
+from enum import Enum
 
 from cisfs.errors import EngineError
 from cisfs.mount import proc
 from cisfs.runtime import cgroup
-from cisfs.runtime.options import PIDS_LIMIT, Options, Tmpfs, Volume
+from cisfs.runtime.options import AUTO, PIDS_LIMIT, Options, Tmpfs, Volume
 from cisfs.runtime.spelling import bounding, capabilities
 
 OPEN_FILES_HARD = 524288  # systemd's default
@@ -38,6 +39,14 @@ CAPABILITIES = (
 _RESOLVER_FILES = ("/etc/hosts", "/etc/resolv.conf")
 
 
+class Wish(Enum):
+    """Whether a container is to have a user namespace of its own."""
+
+    NONE = "none"
+    WANTED = "wanted"  # where it can be had
+    NEEDED = "needed"  # or else no container
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the container and its parts may use; None: no limit of its own."""
@@ -60,6 +69,8 @@ class Isolation:
     tmpfs: tuple[Tmpfs, ...] = ()
     strict: bool = False  # nothing that can be written may be executed
     hostname: str = ""  # default: the first 12 characters of the identifier, as docker has it
+    user_namespace: Wish = Wish.NONE
+    sysfs: str | None = None  # one to show, by who may not mount that of its network
 
 
 def of(options: Options) -> Isolation:
@@ -73,6 +84,7 @@ def of(options: Options) -> Isolation:
         tmpfs=options.tmpfs,
         strict=options.strict,
         hostname=options.hostname or "",
+        user_namespace=_user_namespace(options),
     )
 
 
@@ -83,6 +95,12 @@ def _capabilities(options: Options) -> tuple[str, ...]:
         return asked
     there = {*bounding(proc.status(os.getpid())), *options.cap_add}
     return tuple(one for one in asked if one in there)
+
+
+def _user_namespace(options: Options) -> Wish:
+    if options.userns is None:
+        return Wish.WANTED if options.strict else Wish.NONE
+    return Wish.NEEDED if options.userns == AUTO else Wish.NONE
 
 
 def _is_of_host(options: Options) -> bool:

@@ -15,6 +15,8 @@ from cisfs.runtime.scratch import Kind, Scratch
 
 DEFAULT, STRICT = "default", "strict"
 PROFILES = (DEFAULT, STRICT)
+AUTO, HOST = "auto", "host"
+USER_NAMESPACES = (AUTO, HOST)
 PULL_POLICIES = ("always", "missing", "never")
 PIDS_LIMIT = 4096  # processes and threads; stops a fork bomb, not a build
 
@@ -90,6 +92,7 @@ class Options:
     read_only: bool = False
     cap_add: tuple[str, ...] = ()  # "CAP_..." or "ALL"
     cap_drop: tuple[str, ...] = ()
+    userns: str | None = None  # a user namespace of its own (AUTO) or none (HOST)
 
     @property
     def strict(self) -> bool:

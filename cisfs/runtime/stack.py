@@ -7,6 +7,7 @@ processes with one thread.
     l/0, l/1, ...   the layers, the first on top
     base            the root filesystem below them
     scratch         with upper and work
+    m/0, ...        while the overlay is being mounted, of the above with their owners moved
     root            the overlay
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import MountError
-from cisfs.mount import server, syscalls
+from cisfs.mount import newmount, server, syscalls
 from cisfs.runtime import overlay
 from cisfs.runtime.scratch import Kind, Scratch
 from cisfs.runtime.store import scratch_image
 
 if TYPE_CHECKING:
     from cisfs.layer.opening import Layer
+    from cisfs.mount.idmap import Owners
     from cisfs.mount.scratch import Scratch as MountedScratch
 
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
@@ -45,6 +47,7 @@ _FEATURES = {
     Kind.NONE: _IN_MEMORY,
 }
 _LAYER = "l/{}"
+_MOVED = "m/{}"
 _MOUNT_POINTS_ONLY = 16 << 20  # bytes for what a runtime makes to mount on in a read-only root
 
 
@@ -52,7 +55,8 @@ _MOUNT_POINTS_ONLY = 16 << 20  # bytes for what a runtime makes to mount on in a
 class Plan:
     """What to mount: `place` is an empty directory, `base` the public root filesystem.
 
-    `store` is where scratches are kept; `options` are for the servers.
+    `store` is where scratches are kept; `options` are for the servers.  `owners`: all of it
+    is shown with its owners moved.
     """
 
     place: Path
@@ -60,6 +64,7 @@ class Plan:
     scratch: Scratch
     store: Path
     options: server.MountOptions
+    owners: Owners | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,9 @@ def mount(plan: Plan, layers: Sequence[Layer], undo: ExitStack) -> Stack:
     finally:
         for layer in layers:
             layer.abandon()
-    root = _overlay(plan, [*names, "base"], undo)
+    # The servers of vaults show owners moved by themselves.
+    as_they_are = {name for layer, name in zip(layers, names, strict=True) if _is_vault(layer)}
+    root = _overlay(plan, [*names, "base"], as_they_are, undo)
     return Stack(root, (*servers, *([scratch.pid] if scratch else [])), scratch)
 
 
@@ -135,14 +142,34 @@ def _bind(source: Path, target: Path, undo: ExitStack) -> None:
     undo.callback(syscalls.unmount, str(target), syscalls.MNT_DETACH)
 
 
-def _overlay(plan: Plan, lowers: Sequence[str], undo: ExitStack) -> Path:
-    """Mount the overlay.  The options have one page of room, so the names in it are relative."""
+def _is_vault(layer: Layer) -> bool:
+    from cisfs.layer.vault import Vault
+
+    return isinstance(layer, Vault)
+
+
+def _overlay(
+    plan: Plan, lowers: Sequence[str], as_they_are: Container[str], undo: ExitStack
+) -> Path:
+    """Mount the overlay.  The options have one page of room, so the names in it are relative.
+
+    Those of `lowers` that are `as_they_are` show the owners that they are to show.
+    """
     before = Path.cwd()
     os.chdir(plan.place)
     try:
-        features = _FEATURES[plan.scratch.kind]
-        options = overlay.options(lowers, "scratch/upper", "scratch/work", features)
-        syscalls.mount("cisfs", "root", "overlay", 0, options)
+        with ExitStack() as temporary:
+            names = ["scratch", *lowers]
+            if plan.owners is not None:
+                names = [
+                    name if name in as_they_are else _moved(name, number, plan.owners, temporary)
+                    for number, name in enumerate(names)
+                ]
+                temporary.enter_context(plan.owners.acting())
+            scratch, *lowers = names
+            features = _FEATURES[plan.scratch.kind]
+            options = overlay.options(lowers, f"{scratch}/upper", f"{scratch}/work", features)
+            syscalls.mount("cisfs", "root", "overlay", 0, options)
     except OSError as error:
         raise MountError(
             f"the kernel refused the overlay ({error.strerror}); `dmesg` may say why"
@@ -152,6 +179,19 @@ def _overlay(plan: Plan, lowers: Sequence[str], undo: ExitStack) -> Path:
     root = plan.place / "root"
     undo.callback(syscalls.unmount, str(root), syscalls.MNT_DETACH)
     return root
+
+
+def _moved(name: str, number: int, owners: Owners, undo: ExitStack) -> str:
+    """Mount it once more, with the owners moved, and return where."""
+    place = Path(_MOVED.format(number))
+    place.mkdir(parents=True)
+    mounted = owners.clone(name)
+    try:
+        newmount.place(mounted, place)
+    finally:
+        os.close(mounted)
+    undo.callback(syscalls.unmount, str(place), syscalls.MNT_DETACH)
+    return str(place)
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

@@ -20,12 +20,14 @@ from typing import NoReturn
 from cisfs.errors import CisfsError, EngineError
 from cisfs.keys import memory
 from cisfs.mount import server, syscalls
+from cisfs.mount.idmap import Owners
 from cisfs.registry.fetcher_launch import become
-from cisfs.runtime import account_files, bundle, command, engine, restored, stack
+from cisfs.runtime import account_files, bundle, command, engine, restored, stack, usernamespace
 from cisfs.runtime.container import Running, end_by_signal
 from cisfs.runtime.deadline import TimeUp
 from cisfs.runtime.ending import stop_signal
 from cisfs.runtime.holdings import Opened, of_scratch
+from cisfs.runtime.isolation import Isolation
 from cisfs.runtime.line import ENDING, FORWARDED, Lower
 from cisfs.runtime.request import Outcome, Request
 from cisfs.runtime.workspace import Workspace
@@ -68,9 +70,13 @@ class _Run:
             if early := self._asked_to_end():
                 return early
             count = len(self.opened.layers)
-            stack.mount(self._plan(), self.opened.layers, undo)
+            isolation, owners = self.request.isolation, self._owners(undo)
+            stack.mount(self._plan(owners), self.opened.layers, undo)
+            if owners is not None:
+                place = Path.cwd() / "outside"
+                isolation = usernamespace.prepared(isolation, place, owners, undo)
             own = restored.environment(stack.layer_places(Path.cwd(), count))
-            prepared = self._prepare("root", own)
+            prepared = self._prepare("root", own, isolation, owners)
             if isinstance(prepared, command.Refusal):
                 return Outcome(prepared.exit_code, prepared.message)
             Path("config.json").write_text(json.dumps(bundle.config(prepared)))
@@ -90,7 +96,22 @@ class _Run:
         os.chdir(place)
         undo.callback(os.chdir, "/")
 
-    def _plan(self) -> stack.Plan:
+    def _owners(self, undo: ExitStack) -> Owners | None:
+        place = Path.cwd()
+        owners = usernamespace.attempt(
+            usernamespace.Terms(
+                self.request.isolation,
+                self.request.user,
+                self.workspace.identifier,
+                (place, self.request.rootfs),
+            ),
+            undo,
+        )
+        if owners is not None:
+            usernamespace.enter(place, owners)
+        return owners
+
+    def _plan(self, owners: Owners | None) -> stack.Plan:
         return stack.Plan(
             place=Path.cwd(),
             base=self.request.rootfs,
@@ -101,17 +122,25 @@ class _Run:
                 detach=False,
                 fetch=become,
                 fetch_patience=self.request.fetch_patience,
+                first_owner=owners.first if owners is not None else 0,
             ),
+            owners=owners,
         )
 
-    def _prepare(self, root: str, own: dict[str, str]) -> bundle.Container | command.Refusal:
+    def _prepare(
+        self, root: str, own: dict[str, str], isolation: Isolation, owners: Owners | None
+    ) -> bundle.Container | command.Refusal:
         """Read the accounts and look for the command, in the tree as the container will see it.
 
-        `own` is the environment that the sealed layers hold.
+        `own` is the environment that the sealed layers hold, `isolation` the request's, with
+        volumes where they are mounted.
         """
         tree = os.open(root, os.O_PATH | os.O_DIRECTORY)
         try:
             who = account_files.resolve(tree, self.request.user)
+            if owners is not None:
+                usernamespace.check(who)
+                usernamespace.hand_over_pipes(who, owners)
             self._check_working_directory(tree)
             container = bundle.Container(
                 identifier=self.workspace.identifier,
@@ -123,7 +152,8 @@ class _Run:
                 read_only=self.request.read_only,
                 terminal=_terminal_size() if self.request.terminal else None,
                 machine=self.request.machine,
-                isolation=self.request.isolation,
+                isolation=isolation,
+                first_owner=owners.first if owners is not None else None,
             )
             return (
                 command.refusal(
@@ -132,6 +162,7 @@ class _Run:
                     bundle.environment(container)["PATH"],
                     container.working_directory,
                     who,
+                    container.first_owner or 0,
                 )
                 or container
             )

@@ -110,3 +110,23 @@ def test_the_search_goes_on_after_what_cannot_run(tree: int) -> None:
     assert only_bad is not None
     assert only_bad.exit_code == 126
     assert refusal(tree, "twice", "", "/", ROOT) is not None
+
+
+def test_owners_that_are_shown_as_others(tree: int, tmp_path: Path) -> None:
+    """As in a user namespace: the tree shows the container's ids from some number on."""
+    first, account = 1 << 20, Account(1000, 100, (7,))
+    for owner, mode, fits in (
+        ((first + 1000, first), 0o100, True),
+        ((first + 1, first + 7), 0o010, True),
+        ((1000, first), 0o100, False),
+        ((first + 1, 7), 0o010, False),
+    ):
+        (tmp_path / "bin/program").chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(tmp_path / "bin/program", *owner)
+        else:
+            pytest.skip("only root gives files away")
+        found = refusal(tree, "program", DEFAULT_PATH, "/", account, first)
+        assert (found is None) == fits
+        if found is not None:
+            assert f"owner {owner[0] - first}:{owner[1] - first}, running as 1000:100" in str(found)
