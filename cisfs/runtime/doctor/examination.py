@@ -69,7 +69,8 @@ TRIALS = (
         "user namespaces",
         probes.user_namespace,
         Level.WARNING,
-        "sysctl user.max_user_namespaces=15000; without, root in a container is root",
+        "Linux 6.3 or later, and sysctl user.max_user_namespaces=15000; without, root in a "
+        "container is root",
     ),
 )
 

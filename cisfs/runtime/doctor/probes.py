@@ -22,14 +22,14 @@ from cisfs.keys.credentials import RawKey
 from cisfs.layer import vault
 from cisfs.layer.opening import Layer, open_layer
 from cisfs.layer.sealing import StoredImage, seal_image
-from cisfs.mount import points, server, syscalls, wire
+from cisfs.mount import idmap, newmount, points, server, syscalls, wire
 from cisfs.runtime import overlay
 
 _FILE = "file"
 _CONTENT = b"from the layer"
 _ADDED = b", and from the container"
 _EXT4_SIZE = 16 << 20  # bytes
-_CLONE_NEWUSER = 0x10000000
+_FIRST_OWNER = 1 << 20  # of the host's ids; any
 
 
 def sealed_layer(place: Path) -> str:
@@ -94,10 +94,23 @@ def keyring(_place: Path) -> str:
     return "a key was kept and found"
 
 
-def user_namespace(_place: Path) -> str:
-    """Make a user namespace."""
-    syscalls.unshare(_CLONE_NEWUSER)
-    return "can be made"
+def user_namespace(place: Path) -> str:
+    """Write to an overlay that is mounted with other owners, as strict containers do."""
+    stored, shown, root = (place / name for name in ("stored", "shown", "root"))
+    for directory in (stored / "lower", stored / "upper", stored / "work", shown, root):
+        directory.mkdir(parents=True)
+    with idmap.moved(_FIRST_OWNER) as owners:
+        mounted = owners.clone(stored)
+        newmount.place(mounted, shown)
+        os.close(mounted)
+        lower, upper, work = (str(shown / name) for name in ("lower", "upper", "work"))
+        with owners.acting():
+            syscalls.mount("cisfs", str(root), "overlay", 0, overlay.options([lower], upper, work))
+            (root / _FILE).write_bytes(_CONTENT)
+        owner = (root / _FILE).stat().st_uid, (stored / "upper" / _FILE).stat().st_uid
+    if owner != (_FIRST_OWNER, 0):
+        raise MountError(f"id 0 in an overlay with other owners is {owner[0]}, stored {owner[1]}")
+    return "containers of cisfs run can have their own"
 
 
 def tiny_image() -> bytes:
