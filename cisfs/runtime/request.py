@@ -112,7 +112,7 @@ def check(options: Options, rootfs: Path, image: ImageConfig, store: Path) -> Re
         machine=platform.machine(),
         scratch=options.scratch or Scratch(),
         fetch_patience=options.fetch_patience or FETCH_PATIENCE,
-        store=store,
+        store=store.absolute(),  # read where the current directory is another
         isolation=isolation.of(options),
         stop_signal=image.stop_signal or None,
         name=options.name,

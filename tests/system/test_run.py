@@ -766,3 +766,17 @@ def test_errors_with_a_terminal_are_one_line(site: Site) -> None:
         assert one.process.wait(PATIENCE) == 127
     finally:
         one.close()
+
+
+# ---- the store
+
+
+def test_a_store_is_found_from_where_it_was_named(site: Site) -> None:
+    """Not from the root of the namespace in which a scratch is mounted, and then lost."""
+    vault, store = site.vault("vault", {"file": "x"}), site.directory / "store"
+    options: list[str | Path] = ["--layer", vault, "--store", os.path.relpath(store)]
+    options += ["--scratch", "persistent:kept,size=32M"]
+    done = site.run("sh", "-c", "echo kept > /kept", options=options)
+    assert done.returncode == 0, done.stderr
+    assert (store / "scratch/kept").is_dir()
+    assert site.run("cat", "/kept", options=options).stdout == "kept\n"

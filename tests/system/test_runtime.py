@@ -19,7 +19,7 @@ import pytest
 from tests.mount.harness import processes
 from tests.mount.harness.layers import flip
 from tests.mount.harness.processes import wait_until
-from tests.system.bundles import Site, site_in, traces
+from tests.system.bundles import RUNTIME, Site, site_in, traces
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -129,6 +129,15 @@ def test_a_persistent_scratch_is_found_again(site: Site) -> None:
     assert done.stdout.startswith("kept\n")
     stored = b"".join(path.read_bytes() for path in site.store.rglob("*") if path.is_file())
     assert b"kept" not in stored
+
+
+def test_a_store_is_found_from_where_it_was_named(site: Site) -> None:
+    layer, scratch = site.layer("layer", {"secret": SECRET}), "persistent:db,size=64M"
+    bundle = site.bundle("one", "echo kept > /kept", layers=[layer], scratch=scratch)
+    words = [*RUNTIME, "--store", site.store.name, "run", "--bundle", bundle.name, site.id("one")]
+    subprocess.run(words, env=site.environment, cwd=site.base, check=True, timeout=60)
+    assert (site.store / "scratch/db").is_dir()
+    assert site.run("two", "cat /kept", layers=[layer], scratch=scratch).stdout == "kept\n"
 
 
 def test_a_persistent_scratch_is_one_containers_at_a_time(site: Site) -> None:

@@ -58,7 +58,7 @@ def prepare(line: Line, runtime: str) -> None:
     if Path(line.root, line.container).exists():  # as runc looks
         raise EngineError(f"a container {line.container} exists already")
     record.sweep()
-    place = record.claim(record.name_of(line.container, line.root))
+    place = record.claim(record.name_of(line.container, _root(line)))
     try:
         _mount(line, runtime, bundle, base, config, wanted.layers, kind, wait, place)
     except BaseException:
@@ -69,7 +69,7 @@ def prepare(line: Line, runtime: str) -> None:
 def refuse_checkpoint(line: Line) -> None:
     """Raise EngineError if a container of ours is to be written to a disk, or read from one."""
     if line.command == "checkpoint":
-        ours = (record.BASE / record.name_of(line.container, line.root)).exists()
+        ours = (record.BASE / record.name_of(line.container, _root(line))).exists()
     else:
         path = Path(line.bundle, _CONFIG)
         ours = path.exists() and spec.wanted(_load(path)) is not None
@@ -109,12 +109,12 @@ def _mount(
         layers=layers,
         scratch=kind,
         fetch_patience=wait,
-        store=Path(line.own.get("store", STORE)),
+        store=Path(line.own.get("store", STORE)).absolute(),
         place=place,
         home=_leave(),
         pid_file=Path(line.options["pid-file"]).absolute() if "pid-file" in line.options else None,
-        runtime=runtime,
-        root=line.root,
+        runtime=os.path.abspath(runtime),
+        root=_root(line),
         ends_at_once=spec.has_own_pid_namespace(config),
         stop_signal=spec.stop_signal(config),
         policy=Path(line.own["policy"]).absolute() if "policy" in line.own else None,
@@ -131,6 +131,11 @@ def _mount(
     ours = place.mounts / _CONFIG
     ours.write_text(json.dumps(changed))
     syscalls.mount(str(ours), str(bundle / _CONFIG), flags=syscalls.MS_BIND)
+
+
+def _root(line: Line) -> str:
+    """Return where the runtime keeps its state, for who has another current directory."""
+    return os.path.abspath(line.root)
 
 
 def _leave() -> int:
