@@ -76,10 +76,15 @@ def test_a_source_of_any_bytes() -> None:
     record.remove()
 
 
-def test_the_layer_behind_a_loop_device_is_known() -> None:
+def test_the_layer_behind_a_loop_device_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, layer = entry(source="/dev/loop7"), Path("/srv/line\nend.cis")
+    os.close(Record(entry(source=f"/an/earlier/{'x' * 100}"))._fd)  # its server was killed
     records.announce(loop.device, loop.source, layer)
-    record = Record(loop, layer)
+    assert records.layer_of(loop) == layer
+    assert not records.is_served(loop.device)
+    with monkeypatch.context() as patched:
+        patched.delattr(os, "ftruncate")  # killed just then, it would lose what was announced
+        record = Record(loop, layer)
     assert records.is_ours(loop)
     assert records.layer_of(loop) == layer
     assert records.layer_of(entry(source="/dev/loop8")) is None
