@@ -71,6 +71,12 @@ def frozen(path: str, seconds: float = 5.0) -> Iterator[None]:
             (group / control).write_text(off)
 
 
+def thaw(path: str) -> None:
+    """Let every process of the group `path` run on.  Raises OSError."""
+    group, (control, _, off, _, _) = _freezer(path)
+    (group / control).write_text(off)
+
+
 def _freezer(path: str) -> tuple[Path, tuple[str, str, str, str, str]]:
     for top, options in hierarchies():
         group = top / path.lstrip("/")

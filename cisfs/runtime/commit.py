@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from cisfs.errors import EngineError, UsageError
 from cisfs.mount import newmount, points, syscalls
 from cisfs.mount.scratch import UPPER
-from cisfs.runtime import cgroup, listing
+from cisfs.runtime import cgroup, listing, pausing
 from cisfs.runtime.bundle import cgroup_path
 from cisfs.runtime.listing import Container
 from cisfs.runtime.oci import record
@@ -77,11 +77,12 @@ class _OfEngine:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        self._ask_runtime("pause")
-        try:
-            yield
-        finally:
-            self._ask_runtime("resume")
+        with pausing.resumed_at_last(lambda: self._ask_runtime("resume")):
+            self._ask_runtime("pause")
+            try:
+                yield
+            finally:
+                self._ask_runtime("resume")
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Path]:
@@ -150,8 +151,11 @@ class _OfOurs:
 
     container: Container
 
-    def paused(self) -> contextlib.AbstractContextManager[None]:
-        return cgroup.frozen(cgroup_path(self.container.state.identifier))
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        group = cgroup_path(self.container.state.identifier)
+        with pausing.resumed_at_last(lambda: cgroup.thaw(group)), cgroup.frozen(group):
+            yield
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Path]:

@@ -19,7 +19,7 @@ import pytest
 from tests.mount.harness import processes
 from tests.mount.harness.layers import flip
 from tests.mount.harness.processes import wait_until
-from tests.system.bundles import RUNTIME, Site, site_in, traces
+from tests.system.bundles import CISFS, PATIENCE, RUNTIME, Site, site_in, traces
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -353,6 +353,40 @@ def test_what_a_container_wrote_can_be_sealed(site: Site) -> None:
     assert done.stdout == f"kept\nnew\npublic\n/dir\n{SECRET}"
     assert "/gone: No such file" in done.stderr
     assert site.exec("author", "cat", "/dir/new").stdout == "new\n"
+
+
+@pytest.mark.parametrize("kind", ["runtime", "embedded"])
+def test_a_container_goes_on_when_its_commit_is_killed(site: Site, kind: str) -> None:
+    name, made = site.id("author"), site.base / "made.cis"
+    script = "dd if=/dev/urandom of=/f bs=1M count=100; while :; do date >> /growing; done"
+    if kind == "runtime":
+        site.start("author", script, layers=[site.layer("layer", {"secret": SECRET})])
+    else:
+        options = ("--name", name, "--store", site.store, "--rootfs", site.rootfs)
+        site.must("run", "-d", "--rm", *options, "--", "sh", "-c", script)
+
+    def size() -> int:
+        """How large the growing file is, or 0: while the container is paused there is no answer."""
+        stat = ("stat", "-c", "%s", "/growing")
+        done = site.exec("author", *stat) if kind == "runtime" else site.cisfs("exec", name, *stat)
+        return int(done.stdout or 0)
+
+    def is_paused() -> bool:
+        if kind == "runtime":
+            return '"paused"' in site.runtime("state", name).stdout
+        return any(site.base.glob(".made.cis.*"))  # the layer that is being made
+
+    try:
+        wait_until(lambda: size() > 0, "it writes", PATIENCE)
+        words = [*CISFS, "commit", name, "-o", str(made), "--key-file", str(site.key), "--quiet"]
+        with subprocess.Popen(words, env=site.environment) as commit:
+            wait_until(is_paused, "it is sealed", PATIENCE)
+            commit.kill()
+        before = size()
+        wait_until(lambda: size() > before, "it goes on", PATIENCE)
+    finally:
+        if kind == "embedded":
+            site.must("rm", "--force", name)
 
 
 def test_what_cannot_be_committed_is_said(site: Site) -> None:
