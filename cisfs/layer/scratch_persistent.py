@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -47,7 +48,7 @@ class PersistentImage:
         """Make `path`, a missing or empty directory, an image of at least `size` bytes.
 
         It takes no space before it is written.  Raises UsageError if there is something at `path`
-        already, OSError.
+        already, OSError; then nothing is there.
         """
         vaults.create(path, credential, unit_size=UNIT_SIZE)
         vault = Vault.open(path, credential)
@@ -58,6 +59,7 @@ class PersistentImage:
             file.sync(datasync=False)
             sync_id(vault.fd)
         except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # which nobody else has: the lock is ours
             vault.close()
             raise
         return cls(vault, file)

@@ -6,6 +6,7 @@ it.  One thread at a time; an opened vault survives fork, and the lock goes with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -46,24 +47,55 @@ def create(path: Path, recipients: Recipients, *, unit_size: int = DEFAULT_UNIT_
     """Make `path`, a missing or empty directory, a vault that each of `recipients` opens.
 
     Returns its master key.  `unit_size` is in bytes, a power of two from 4 KiB to 1 MiB.  Raises
-    UsageError if there is something at `path` already or there are too many recipients, ValueError
-    for none and for a unit size that cannot be, CisfsError when a device or service fails, OSError.
+    UsageError if there is something at `path` already or there are too many recipients, BusyError
+    if another makes one there, ValueError for none and for a unit size that cannot be, CisfsError
+    when a device or service fails, OSError; then `path` is as it was.
     """
     Geometry(unit_size)  # raises ValueError
-    path.mkdir(mode=0o700, exist_ok=True)
-    if any(path.iterdir()):
+    is_new = _made(path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check_empty(fd, path)
+        vault_file.lock(fd, path, read_only=False)  # nobody else's is cleared away below
+        _check_empty(fd, path)
+        try:
+            return _fill(fd, recipients, unit_size)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                for left in os.listdir(fd):
+                    os.unlink(left, dir_fd=fd)
+                if is_new:
+                    path.rmdir()
+            raise
+    finally:
+        os.close(fd)
+
+
+def _made(path: Path) -> bool:
+    """Make a directory; tells whether it is new.  Raises OSError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return False
+    return True
+
+
+def _check_empty(fd: int, path: Path) -> None:
+    if os.listdir(fd):
         raise UsageError(f"{path} is not empty: a vault is made in a new or an empty directory")
+
+
+def _fill(fd: int, recipients: Recipients, unit_size: int) -> SecretKey:
+    """Make the empty directory `fd` a vault; returns its master key.  Raises as `create` does."""
     master, vault_id = SecretKey.generate(), secrets.token_bytes(ID_SIZE)
     slots = new_slots(master, recipients, vault_id)
     config = VaultConfig(vault_id=vault_id, unit_size=unit_size, slots=tuple(slots))
     data = vault_file.packed(_authenticate(config, VaultKeys.derive(master, vault_id)))
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        create_id(fd)
-        vault_file.write_config(fd, data)
-        sync_id(fd)
-    finally:
-        os.close(fd)
+    create_id(fd)
+    vault_file.write_config(fd, data)
+    sync_id(fd)
     return master
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cisfs.crypto.keys import SecretKey
 from cisfs.errors import (
+    BusyError,
     CisfsError,
     FormatError,
     IntegrityError,
@@ -163,6 +164,10 @@ def _found(path: Path, keys: Sequence[RawKey]) -> BlockImage:
             return PersistentImage.open(path, opener)
         except WrongKeyError:
             continue
+        except BusyError:
+            raise BusyError(
+                f"scratch {path.name} is in use, by another container or a command: end that first"
+            ) from None
     raise NoKeyError(
         f"scratch {path} was made with another layer: name that one, too, or unlock the scratch "
         f"with: cisfs unlock {path}"

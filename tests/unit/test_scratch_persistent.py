@@ -22,6 +22,7 @@ from cisfs.errors import (
 from cisfs.format.scratch_geometry import MAX_UNIT_SIZE
 from cisfs.keys.credentials import RawKey
 from cisfs.layer import keyslots
+from cisfs.layer.file import EncryptedFile
 from cisfs.layer.opening import Layer
 from cisfs.layer.scratch_persistent import NAME, UNIT_SIZE, PersistentImage
 from cisfs.layer.vault import Vault
@@ -272,6 +273,20 @@ def test_a_slot_that_cannot_be_removed_now_is_named(
     assert said.startswith(f"scratch {store}/scratch/mine may still be opened with the old key")
 
 
+def test_an_image_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(EncryptedFile, "truncate", fail)
+        with pytest.raises(OSError, match="No space left"):
+            made(tmp_path)
+    assert not any(tmp_path.iterdir())
+    made(tmp_path).close()
+
+
 class Above:
     """A layer, as far as a scratch is concerned."""
 
@@ -291,6 +306,10 @@ def test_a_scratch_keeps_its_size(store: Path) -> None:
         with pytest.raises(UsageError, match=f"scratch mine has a size already, {SMALL} bytes"):
             found(other)
     assert found(None) == SMALL  # it was closed
+    holder = PersistentImage.open(store / "scratch/mine", RawKey(OLD.reveal()))
+    with pytest.raises(BusyError, match="scratch mine is in use, by another container"):
+        found(None)
+    holder.close()
 
 
 def test_scratches_where_one_may_not_look_are_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from cisfs.format.config import VaultConfig
 from cisfs.keys.credentials import Passphrase, RawKey
 from cisfs.keys.slots import slot_id
 from cisfs.layer import vault as vaults_module
+from cisfs.layer import vault_file
 from cisfs.layer.vault import Vault, describe
 from tests.unit import vaults
 from tests.unit.vaults import KEY
@@ -75,6 +77,37 @@ def test_a_vault_that_could_not_be_opened_is_not_made(tmp_path: Path, unit_size:
     with pytest.raises(ValueError, match="not a power of two"):
         vaults.make(tmp_path / "vault", unit_size=unit_size)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vault_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a vault would be in the way for good: neither opened nor made again."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "empty").mkdir()
+    with monkeypatch.context() as full:
+        full.setattr(vault_file, "write_config", fail)
+        for name in ("new", "empty"):
+            with pytest.raises(OSError, match="No space left"):
+                vaults.make(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+    assert not any((tmp_path / "empty").iterdir())
+    vaults.make(tmp_path / "new")
+
+
+def test_a_vault_that_another_makes_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    other = os.open(tmp_path / "v", os.O_RDONLY)
+    try:
+        vault_file.lock(other, tmp_path / "v", read_only=False)
+        with pytest.raises(BusyError):
+            vaults.make(tmp_path / "v")
+    finally:
+        os.close(other)
+    assert (tmp_path / "v").is_dir()
 
 
 def test_two_vaults_with_the_same_key_have_nothing_in_common(tmp_path: Path) -> None:
