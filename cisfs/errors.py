@@ -167,3 +167,15 @@ class EngineError(CisfsError):
     """`run` failed before the container's command began; docker's 125."""
 
     exit_code = 125
+
+
+def in_words(error: CisfsError | OSError) -> str:
+    """Return what to say of an error: the operating system's without their numbers."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    name = error.filename
+    if isinstance(name, bytes):
+        name = name.decode(errors="surrogateescape")
+    return f"{name}: {error.strerror}"

@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code.  Raises EngineError for every failure of ours."""
-    from cisfs.errors import CisfsError, EngineError
+    from cisfs.errors import CisfsError, EngineError, in_words
 
     try:
         return _run(args)
     except EngineError:
         raise
     except (CisfsError, OSError) as error:
-        raise EngineError(str(error)) from error
+        raise EngineError(in_words(error)) from error
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from cisfs import __version__
-from cisfs.errors import CisfsError, EngineError
+from cisfs.errors import CisfsError, EngineError, in_words
 from cisfs.format.said import printable
 
 COMMANDS = (
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return _NOBODY_READS
     except OSError as error:
-        _complain(_in_words(error))
+        _complain(in_words(error))
         return CisfsError.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -172,12 +172,6 @@ def _parser(only: str | None) -> argparse.ArgumentParser:
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):  # stderr itself may be gone
         print(f"cisfs: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
-
-
-def _in_words(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return error.strerror or str(error)
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def _give_up_stdout() -> None:

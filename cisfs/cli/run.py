@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the container; return the exit code.  Raises EngineError for every failure of ours."""
-    from cisfs.errors import CisfsError, EngineError
+    from cisfs.errors import CisfsError, EngineError, in_words
 
     try:
         outcome = _run(args)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     except (CisfsError, OSError) as error:
         # A container's exit status is its command's: only 125 can say that it never began.
-        raise EngineError(str(error)) from error
+        raise EngineError(in_words(error)) from error
     if outcome.message:
         # An image's author chooses names in it, and what its scripts begin with.
         print(f"cisfs: {printable(' '.join(outcome.message.splitlines()))}", file=sys.stderr)

@@ -114,7 +114,7 @@ class Session:
             return handler(request)
         except OSError as error:
             if error.filename is None and error.errno not in _USUAL:
-                log.error("%s: %s", self._failing, error)
+                log.error("%s: %s", self._failing, error.strerror or error)
             return error.errno or errno.EIO
         except CisfsError as error:
             log.error("%s", error)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from cisfs.errors import CisfsError, EngineError
+from cisfs.errors import CisfsError, EngineError, in_words
 from cisfs.keys import memory
 from cisfs.mount import server, syscalls
 from cisfs.mount.idmap import Owners
@@ -45,7 +45,9 @@ def supervise(request: Request, opened: Opened, workspace: Workspace, line: Lowe
         except CisfsError as error:
             outcome = Outcome(EngineError.exit_code, str(error))
         except OSError as error:
-            outcome = Outcome(EngineError.exit_code, f"cannot set up the container: {error}")
+            outcome = Outcome(
+                EngineError.exit_code, f"cannot set up the container: {in_words(error)}"
+            )
         workspace.remove()
         line.send_outcome(outcome)
     except BaseException:  # noqa: BLE001 - a fork must not return into its parent's stack

@@ -80,13 +80,6 @@ def refuse_checkpoint(line: Line) -> None:
         )
 
 
-def in_words(error: CisfsError | OSError) -> str:
-    """Return what to say of a failure."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
-
-
 def _mount(
     line: Line,
     runtime: str,

@@ -30,6 +30,7 @@ def main() -> int:
         execution.prepare(given)
     if given.command not in ("create", "run", "checkpoint", "restore"):
         return _become(given, binary)
+    from cisfs.errors import in_words
     from cisfs.runtime.oci import create
 
     try:
@@ -38,7 +39,7 @@ def main() -> int:
         else:
             create.refuse_checkpoint(given)
     except create.FAILURES as error:
-        return _fail(given, create.in_words(error))
+        return _fail(given, in_words(error))
     except Exception as error:  # noqa: BLE001 - the engine's user sees nothing but the log
         return _fail(given, f"a fault of cisfs-runtime: {type(error).__name__}: {error}")
     return _become(given, binary)
