@@ -106,6 +106,17 @@ def test_exec_and_logs(dock: Client, secret: Secret) -> None:
     wait_until(lambda: dock.logs("one") == "begun\ntrouble\n", "both lines are in the log")
 
 
+@pytest.mark.parametrize("more", [[], ["--ulimit=core=-1"]])
+def test_what_is_executed_leaves_no_core_either(
+    dock: Client, secret: Secret, more: list[str]
+) -> None:
+    start(dock, secret, *more)
+    for words in (["/proc/1/limits"], ["/proc/self/limits"]):
+        said = dock.must("exec", "one", "cat", *words)
+        (row,) = (row for row in said.splitlines() if row.startswith("Max core file size"))
+        assert row.split()[4:6] == ["1", "1"], words
+
+
 def test_two_containers_on_one_layer(dock: Client, secret: Secret) -> None:
     start(dock, secret)
     dock.must("exec", "one", "sh", "-c", "echo changed >/secret; echo mine >/mine")
