@@ -166,7 +166,7 @@ def _found(path: Path, keys: Sequence[RawKey]) -> BlockImage:
             continue
         except BusyError:
             raise BusyError(
-                f"scratch {path.name} is in use, by another container or a command: end that first"
+                f"scratch {path} is in use, by another container or a command: end that first"
             ) from None
     raise NoKeyError(
         f"scratch {path} was made with another layer: name that one, too, or unlock the scratch "

@@ -307,7 +307,7 @@ def test_a_scratch_keeps_its_size(store: Path) -> None:
             found(other)
     assert found(None) == SMALL  # it was closed
     holder = PersistentImage.open(store / "scratch/mine", RawKey(OLD.reveal()))
-    with pytest.raises(BusyError, match="scratch mine is in use, by another container"):
+    with pytest.raises(BusyError, match="scratch/mine is in use, by another container"):
         found(None)
     holder.close()
 
