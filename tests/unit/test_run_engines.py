@@ -103,6 +103,7 @@ def test_a_configuration() -> None:
         b'{"config": {"Env": "A=1"}}',
         b'{"config": {"User": 5}}',
         b'{"config": 1}',
+        b"[" * 100_000,
     ],
 )
 def test_configurations_that_are_malformed(data: bytes) -> None:
@@ -154,7 +155,14 @@ def test_a_layout_whose_content_is_not_what_its_name_says(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "index", [b"", b"[]", b'{"manifests": []}', b'{"manifests": [{"digest": "sha256:../../x"}]}']
+    "index",
+    [
+        b"",
+        b"[]",
+        b'{"manifests": []}',
+        b'{"manifests": [{"digest": "sha256:../../x"}]}',
+        b"[" * 100_000,
+    ],
 )
 def test_layouts_that_are_malformed(tmp_path: Path, index: bytes) -> None:
     (tmp_path / "index.json").write_bytes(index)

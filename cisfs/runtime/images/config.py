@@ -58,7 +58,7 @@ def parse(data: bytes, reference: str) -> ImageConfig:
             diff_ids=tuple(_words((document.get("rootfs") or {}).get("diff_ids"))),
             platform=f"{_text(document.get('os'))}/{_text(document.get('architecture'))}",
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise EngineError(f"image {reference}: its configuration is malformed ({error})") from None
 
 

@@ -34,7 +34,7 @@ def read(layout: Path, reference: str) -> Found:
         digest = entry["digest"]
         manifest = json.loads(_blob(layout, digest))
         return Found(digest, _blob(layout, manifest["config"]["digest"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"image {reference}: not a well-formed image ({error})") from None
 
 
