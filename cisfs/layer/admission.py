@@ -101,6 +101,15 @@ class Judge:
         for demand in self.policy.demands_of_reference(reference):
             self._check(reference, demand, identity, _Signatures(None, signatures))
 
+    def check_name(self, reference: str) -> None:
+        """Raise UntrustedError if nothing by a full reference may be used, whoever signed it.
+
+        For before a registry is asked: who names a layer is not to choose whom the host talks to.
+        """
+        for demand in self.policy.demands_of_reference(reference):
+            if demand.forbids:
+                self._check(reference, demand, "", _Signatures(None))
+
     def _source(self, path: Path) -> str:
         """Return the repository that the layer at a path of our store came from, "" for others."""
         if not self.policy.names_registries or not store.has_pulled(path):

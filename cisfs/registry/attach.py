@@ -81,10 +81,11 @@ def _attached(reference: str, policy: Path | None) -> Path:
     from cisfs.registry.session import Access
 
     name, _, identity = reference.rpartition("@")
-    access = Access()
-    with open_repository(Reference.parse(name), access) as repository:
+    found, access, judge = Reference.parse(name), Access(), admission.load(policy)
+    judge.check_name(found.name)
+    with open_repository(found, access) as repository:
         keys = find_keys(repository, identity)
-        admission.load(policy).check(identity, keys.text.signatures, repository.name)
+        judge.check(identity, keys.text.signatures, repository.name)
         layer = find_layer(repository, identity, keys)
         header = find_header(repository, layer)
         source = origin_of(repository, layer, access)

@@ -10,19 +10,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from cisfs.cli.main import main
 from cisfs.crypto.signatures import SigningKey, signer_of
-from cisfs.errors import BusyError, CisfsError, FormatError, UntrustedError
+from cisfs.errors import BusyError, CisfsError, FormatError, RegistryError, UntrustedError
 from cisfs.format.signatures import Signature, SignatureFile, spelled_signer
 from cisfs.keys.credentials import Opener
 from cisfs.keys.signing import signature_of
 from cisfs.layer import admission, detached, opening, origin, sealed_file, store
 from cisfs.layer.origin import Origin
 from cisfs.layer.sealed import describe
-from cisfs.registry import attach
+from cisfs.registry import attach, repository
+from cisfs.registry.reference import Reference
 from tests.unit import layers, vaults
 from tests.unit.vaults import KEY
 
@@ -477,6 +479,23 @@ def test_what_is_here_is_judged_by_the_name_that_it_has_now(
             resolve(named)
     sign(pulled, ALICE)
     assert attach.resolve(named) == attach.resolve_from_here(named) == pulled
+
+
+def test_a_registry_that_nothing_may_come_from_is_not_asked(
+    has: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who names a layer, an image's author say, would choose whom root talks to."""
+
+    def ask(found: Reference, _: object) -> NoReturn:
+        raise RegistryError(f"{found.name} was asked")
+
+    monkeypatch.setattr(repository, "open_repository", ask)
+    has(f'[default]\nallow = false\n{TEAM}signers = ["{A}"]\n')
+    missing = f"sha256:{'0' * 64}"
+    with pytest.raises(UntrustedError, match=r"^other\.example/app may not .*forbids it"):
+        attach.resolve(f"other.example/app@{missing}")
+    with pytest.raises(RegistryError, match=r"^registry\.example/team/app was asked"):
+        attach.resolve(f"registry.example/team/app@{missing}")
 
 
 def test_mount_judges_by_that_name_too(
