@@ -1,10 +1,11 @@
-"""How `cisfs-runtime create` learns what became of the keeper that it forked."""
+"""What `cisfs-runtime create` takes, and how it learns what became of the keeper it forked."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,7 +14,7 @@ import pytest
 from cisfs.errors import EngineError, NoKeyError
 from cisfs.mount import syscalls
 from cisfs.mount.assignment import MOUNTED, tell
-from cisfs.runtime.oci import create, keeper
+from cisfs.runtime.oci import create, keeper, line
 
 _LONG = 5.0  # seconds that a server outlives its keeper by
 
@@ -70,3 +71,15 @@ def test_a_keeper_that_has_mounted_stays(
     os.close(release)
     os.close(released)
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+
+
+def test_a_configuration_beside_the_bundles_own_takes_no_layers(tmp_path: Path) -> None:
+    """Read as the bundle's, it would be rewritten where the runtime does not look."""
+    (tmp_path / "other.json").write_text(
+        '{"root": {"path": "r"}, "annotations": {"dev.cisfs.layers": "/srv/x.cis"}}'
+    )
+    given = line.parse(["create", "--bundle", str(tmp_path), "--config", "other.json", "box"])
+    with pytest.raises(EngineError, match=r"^--config other\.json: .* its bundle's config\.json"):
+        create.prepare(given, "/usr/bin/crun")
+    (tmp_path / "other.json").write_text("{}")
+    create.prepare(given, "/usr/bin/crun")

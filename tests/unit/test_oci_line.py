@@ -100,5 +100,11 @@ def test_what_follows_two_dashes_is_no_option() -> None:
     assert (parsed.bundle, parsed.arguments) == ("/b", ["id", "--bundle", "/c"])
 
 
+@pytest.mark.parametrize("written", ["--config c", "-f c", "--config=c"])
+def test_cruns_option_for_another_configuration_is_found(written: str) -> None:
+    parsed = line.parse(["run", *written.split(), "id"])
+    assert (parsed.config, parsed.container) == ("c", "id")
+
+
 def test_the_level_of_cruns_log_is_no_command() -> None:
     assert line.parse(["--log-level", "debug", "create", "id"]).command == "create"

@@ -42,12 +42,17 @@ def prepare(line: Line, runtime: str) -> None:
     """
     bundle = Path(line.bundle).absolute()
     try:
-        config = _load(bundle / _CONFIG)
+        config = _load(bundle / (line.config or _CONFIG))
     except (FileNotFoundError, NotADirectoryError):
         return  # runc says it as its users know it
     wanted = spec.wanted(config)
     if wanted is None or not _ID.fullmatch(line.container):
         return  # runc refuses what is no id
+    if line.config is not None:
+        raise EngineError(
+            f"--config {line.config}: a container with encrypted layers is made of its bundle's "
+            f"{_CONFIG}"
+        )
     kind = scratch.parse(wanted.scratch) if wanted.scratch is not None else Scratch()
     wait = patience(wanted.fetch_timeout) if wanted.fetch_timeout is not None else FETCH_PATIENCE
     if os.geteuid() != 0:

@@ -12,7 +12,7 @@ _OWN = frozenset({"policy", "runtime-binary", "store"})
 # Options whose value may be the next word: of runc 1.1, and crun's own.
 _OF_CRUN = frozenset({"cgroup-manager", "log-level"})
 _GLOBAL = _OWN | _OF_CRUN | {"log", "log-format", "root", "criu", "rootless"}
-_OF_CREATE = frozenset({"bundle", "b", "console-socket", "pid-file", "preserve-fds"})
+_OF_CREATE = frozenset({"bundle", "b", "config", "console-socket", "f", "pid-file", "preserve-fds"})
 _OF_CHECKPOINT = frozenset(
     {
         "image-path",
@@ -72,6 +72,11 @@ class Line:
     def bundle(self) -> str:
         """The bundle's directory, as it was given."""
         return self.options.get("bundle") or self.options.get("b") or "."
+
+    @property
+    def config(self) -> str | None:
+        """The file that is read instead of the bundle's config.json, crun(1), if there is one."""
+        return self.options.get("config") or self.options.get("f")
 
     @property
     def process(self) -> str | None:
