@@ -2,7 +2,7 @@
 
 import sys
 
-from cisfs.cli.main import main
+from cisfs.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,3 +163,26 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+_SLOW = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "cisfs.cli.main":
+            print("importing", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from cisfs.cli.start import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_while_it_starts_shows_no_traceback() -> None:
+    words = [sys.executable, "-c", _SLOW]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=30)
+    assert (process.returncode, complaint) == (-signal.SIGINT, b"")
