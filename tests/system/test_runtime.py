@@ -105,7 +105,9 @@ def test_two_containers_on_one_layer_do_not_see_each_other_write(site: Site) -> 
 
 
 def test_an_ephemeral_scratch_holds_no_plaintext_and_ends_with_the_container(site: Site) -> None:
-    script = "for i in $(seq 200000); do echo canary-in-the-scratch; done > /written; sync; echo up"
+    script = (
+        "for i in $(seq 200000); do echo canary-in-the-scratch; done > /part; mv /part /written"
+    )
     site.start("box", f"{script}; sleep 1000", scratch="ephemeral,size=64M")
     record = site.record("box")
     wait_until(lambda: site.exec("box", "test", "-s", "/written").returncode == 0, "it has written")

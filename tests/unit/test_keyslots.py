@@ -28,7 +28,7 @@ from cisfs.format.config import SlotFields, b64, from_b64
 from cisfs.format.slotarea import MAX_TEXT, SlotText
 from cisfs.keys.credentials import Identities, Passphrase, RawKey
 from cisfs.keys.slots import Slots, slot_id
-from cisfs.layer import keyslots, opening, sealed, slotarea, vault_rotation
+from cisfs.layer import keyslots, opening, sealed, slotarea, vault_file, vault_rotation
 from cisfs.layer import vault as vaults_of_cisfs
 from cisfs.layer.rebase import rebase
 from cisfs.layer.renaming import renameat2
@@ -435,7 +435,7 @@ def test_a_change_is_never_lost_to_what_takes_the_place(
         return replaced
 
     copy: Callable[..., object] = shutil.copytree if path.is_dir() else shutil.copy
-    module: Any = vaults_of_cisfs if path.is_dir() else slotarea
+    module: Any = vault_file if path.is_dir() else slotarea
     name = "changing" if path.is_dir() else "update"
     before = keyslots.slots(path)
     with monkeypatch.context() as patch:
