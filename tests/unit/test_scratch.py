@@ -76,7 +76,7 @@ def test_the_key_shows_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda fd: os.pwrite(fd, b"\0", 40_000),
+        lambda fd: os.pwrite(fd, bytes([os.pread(fd, 1, 40_000)[0] ^ 1]), 40_000),
         lambda fd: os.pwrite(fd, bytes(UNIT_SIZE + 16), 32 + UNIT_SIZE + 16),
         lambda fd: os.pwrite(fd, os.pread(fd, UNIT_SIZE + 16, 32), 32 + UNIT_SIZE + 16),
         lambda fd: os.truncate(fd, 40_000),
