@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from cisfs.mount import newmount, syscalls
@@ -51,6 +52,14 @@ class Owners:
             os.close(found)
             raise
         return found
+
+    def mount(self, path: str | os.PathLike[str], at: Path, *, recursive: bool = False) -> None:
+        """Mount what shows `path` once more, with its owners moved, on `at`; raises as `clone`."""
+        mounted = self.clone(path, recursive=recursive)
+        try:
+            newmount.place(mounted, at)
+        finally:
+            os.close(mounted)
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisfs.errors import MountError
-from cisfs.mount import newmount, server, syscalls
+from cisfs.mount import server, syscalls
 from cisfs.runtime import overlay
 from cisfs.runtime.scratch import Kind, Scratch
 from cisfs.runtime.store import scratch_image
@@ -185,11 +185,7 @@ def _moved(name: str, number: int, owners: Owners, undo: ExitStack) -> str:
     """Mount it once more, with the owners moved, and return where."""
     place = Path(_MOVED.format(number))
     place.mkdir(parents=True)
-    mounted = owners.clone(name)
-    try:
-        newmount.place(mounted, place)
-    finally:
-        os.close(mounted)
+    owners.mount(name, place)
     undo.callback(syscalls.unmount, str(place), syscalls.MNT_DETACH)
     return str(place)
 

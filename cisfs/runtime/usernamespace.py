@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cisfs.errors import EngineError
-from cisfs.mount import idmap, newmount, syscalls
+from cisfs.mount import idmap, syscalls
 from cisfs.mount.idmap import SIZE, Owners
 from cisfs.runtime.account import Account
 from cisfs.runtime.isolation import Isolation, Wish
@@ -145,11 +145,7 @@ def prepared(isolation: Isolation, place: Path, owners: Owners, undo: ExitStack)
             mountpoint.mkdir()
         else:
             mountpoint.touch()
-        mounted = owners.clone(volume.source, recursive=True)
-        try:
-            newmount.place(mounted, mountpoint)
-        finally:
-            os.close(mounted)
+        owners.mount(volume.source, mountpoint, recursive=True)
         undo.callback(syscalls.unmount, str(mountpoint), syscalls.MNT_DETACH)
         found.append(replace(volume, source=str(mountpoint)))
     sysfs = place / "sys" if isolation.host_network else None

@@ -22,7 +22,7 @@ from cisfs.keys.credentials import RawKey
 from cisfs.layer import vault
 from cisfs.layer.opening import Layer, open_layer
 from cisfs.layer.sealing import StoredImage, seal_image
-from cisfs.mount import idmap, newmount, points, server, syscalls, wire
+from cisfs.mount import idmap, points, server, syscalls, wire
 from cisfs.runtime import overlay
 
 _FILE = "file"
@@ -100,9 +100,7 @@ def user_namespace(place: Path) -> str:
     for directory in (stored / "lower", stored / "upper", stored / "work", shown, root):
         directory.mkdir(parents=True)
     with idmap.moved(_FIRST_OWNER) as owners:
-        mounted = owners.clone(stored)
-        newmount.place(mounted, shown)
-        os.close(mounted)
+        owners.mount(stored, shown)
         lower, upper, work = (str(shown / name) for name in ("lower", "upper", "work"))
         with owners.acting():
             syscalls.mount("cisfs", str(root), "overlay", 0, overlay.options([lower], upper, work))
